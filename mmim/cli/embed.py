@@ -1,0 +1,40 @@
+"""`mmim embed`."""
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from mmim import checkpoint as checkpoints
+from mmim.data.sources import find_samples
+from mmim.embed import embed as embed_samples
+from mmim.embed import write_parquet
+from mmim.errors import OptionError
+
+
+def embed(checkpoint: Path, data: Path, out: Path, batch: int = 32, workers: int = 1) -> None:
+    """Write joint embeddings of files to Parquet: columns id, present, joint, and one per modality.
+
+    Args:
+        checkpoint: run folder, or one of its checkpoints.
+        data: folder of files, or a text file with a path per line.
+        out: Parquet file to write.
+        batch: samples per forward pass.
+        workers: processes that read files.
+    """
+    if batch < 1 or workers < 0:
+        raise OptionError(f"--batch {batch} must be at least 1 and --workers {workers} at least 0.")
+    if not out.resolve().parent.is_dir():
+        raise OptionError(f"--out {out}: there is no folder {out.resolve().parent}. Make it first.")
+    console = Console()
+    folder = checkpoints.find(checkpoint)
+    model = checkpoints.load(folder)
+    samples = find_samples(data, model.method.modalities)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = embed_samples(model, samples, batch=batch, workers=workers, device=device)
+    write_parquet(found, out, checkpoints.digest(folder), source=str(folder))
+    for bad in found.unreadable:
+        console.print(f"left out {bad.id}: {bad.reason}", markup=False, highlight=False)
+    width = found.vectors["joint"].shape[1]
+    rows = f"{len(found.ids)} rows of {width} numbers"
+    console.print(f"{rows} in {out} ({len(found.unreadable)} files left out)", highlight=False)

@@ -1,0 +1,106 @@
+"""`mmim probe`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+
+from mmim import checkpoint as checkpoints
+from mmim.data.sources import find_samples
+from mmim.embed import embed
+from mmim.errors import DataError, OptionError
+from mmim.evaluation.labels import find_labels
+from mmim.evaluation.report import as_dict, compare, table
+from mmim.evaluation.tables import read_table
+from mmim.model import MaskedModel
+
+
+def probe(
+    label: tuple[str, ...],
+    data: Path | None = None,
+    checkpoint: Path | None = None,
+    embeddings: Path | None = None,
+    labels: Path | None = None,
+    split: str | None = None,
+    seed: int = 0,
+    batch: int = 32,
+    workers: int = 1,
+    json_out: Path | None = None,
+) -> None:
+    """How well embeddings tell labels: kNN and linear probe, with 95 % intervals.
+
+    From a checkpoint the trained encoder is compared with the same encoder untrained and with plain features of the
+    raw data; from an embeddings file its columns are compared with each other.
+
+    Args:
+        label: columns of the label table.
+        data: folder of files, or a text file with a path per line; its index.csv has the labels.
+        checkpoint: run folder, or one of its checkpoints.
+        embeddings: Parquet file of `mmim embed`, in place of checkpoint and files.
+        labels: label table (csv, tsv, jsonl, `path label` lines), or the folder of an index.csv; default: --data.
+        split: COLUMN=VALUE, the rows to test on; default: a quarter, by a hash of the id.
+        seed: of the untrained encoder and of the intervals.
+        batch: samples per forward pass.
+        workers: processes that read files.
+        json_out: also write the table as JSON.
+    """
+    console = Console()
+    where = labels or data
+    if where is None:
+        raise OptionError("Give --data (its index.csv has the labels) or --labels.")
+    if (checkpoint is None) == (embeddings is None):
+        raise OptionError("Give one of --checkpoint and --embeddings.")
+    if embeddings is not None:
+        ids, vectors = read_embeddings(embeddings)
+    else:
+        assert checkpoint is not None
+        if data is None:
+            raise OptionError("--checkpoint needs --data, the files to embed.")
+        ids, vectors = _embed(checkpoint, data, seed, batch, workers, console)
+    found = find_labels(read_table(where), ids, label, split, data if data is not None and data.is_dir() else None)
+    if found.left_out:
+        console.print(f"{found.left_out} of {len(ids)} samples have no label and were left out")
+    rows = compare({name: part[found.rows] for name, part in vectors.items()}, found.values, found.test, seed)
+    console.print(table(rows))
+    if json_out is not None:
+        json_out.write_text(json.dumps(as_dict(rows), indent=1) + "\n")
+
+
+def read_embeddings(file: Path) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Ids and vectors of a file of `mmim embed`.
+
+    Columns that some samples lack are left out, and so is a copy of `joint`.
+
+    Raises:
+        DataError: it is not such a file.
+    """
+    try:
+        rows = pq.read_table(file)
+        ids = rows["id"].to_pylist()
+        lists = [name for name in rows.column_names if pa.types.is_fixed_size_list(rows.schema.field(name).type)]
+        full = [name for name in lists if not rows[name].null_count]
+        vectors = {name: np.stack(rows[name].to_numpy(zero_copy_only=False)) for name in full}
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise DataError(f"{file} is not a file of `mmim embed`: {' '.join(str(error).split())}.") from error
+    same = [name for name in vectors if name != "joint" and np.array_equal(vectors[name], vectors["joint"])]
+    return ids, {name: part for name, part in vectors.items() if name not in same}
+
+
+def _embed(
+    checkpoint: Path, data: Path, seed: int, batch: int, workers: int, console: Console
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    trained = checkpoints.load(checkpoint)
+    samples = find_samples(data, trained.method.modalities)
+    torch.manual_seed(seed)
+    untrained = MaskedModel(trained.method)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ours = embed(trained, samples, batch=batch, workers=workers, device=device, features=True)
+    for bad in ours.unreadable:
+        console.print(f"left out {bad.id}: {bad.reason}", markup=False, highlight=False)
+    theirs = embed(untrained, samples, batch=batch, workers=workers, device=device)
+    raw = {f"raw {name}": part for name, part in ours.features.items()}
+    return ours.ids, {"trained": ours.vectors["joint"], "untrained": theirs.vectors["joint"], **raw}

@@ -1,0 +1,32 @@
+"""How a command ends: a user's mistake is one line on stderr and exit code 2."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from mmim.errors import MmimError
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for all, known before the processes meet."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def finish(work: Callable[[], None]) -> None:
+    """Run a command and exit: 0, or 2 with one line for an error raised on purpose, or 130 when interrupted.
+
+    Anything else is a fault of ours and keeps its traceback.
+    """
+    try:
+        work()
+    except MmimError as error:
+        _say(f"error: {' '.join(str(error).split())}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on from the last checkpoint")
+        sys.exit(130)
+
+
+def _say(line: str) -> None:
+    if is_main_process():
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Sources, order, loading, media files and the sample world."""

@@ -1,0 +1,96 @@
+"""Crops of clips on uint8, in a loader's worker: one crop for all frames of a clip.
+
+Each crop is a window and then one resize: `resized_crop(clip, multi_scale_window(height, width, draw), size)`.
+"""
+
+import math
+from itertools import product
+from typing import NamedTuple
+
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from mmim.draw import Draw
+
+TRIES = 10
+SHARES = (1.0, 0.875, 0.75, 0.66)  # of the short side
+QUARTERS = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (0, 2), (2, 0), (2, 4), (4, 2), (1, 1), (1, 3), (3, 1), (3, 3))
+
+
+class Window(NamedTuple):
+    """A part of a picture, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def resized_crop(clip: UInt8[Tensor, "t H W 3"], window: Window, size: int) -> UInt8[Tensor, "t {size} {size} 3"]:
+    """The window of every frame at `size` x `size`: bilinear, with antialiasing where it shrinks, rounded to uint8."""
+    top, left, height, width = window
+    part = clip[:, top : top + height, left : left + width].permute(0, 3, 1, 2)  # a view, channels last: the fast path
+    if (height, width) != (size, size):
+        part = interpolate(part, (size, size), mode="bilinear", antialias=True)
+    return part.permute(0, 2, 3, 1)
+
+
+def centre_window(height: int, width: int) -> Window:
+    """The largest square in the middle: what is left of a resize of the short side and a centre crop."""
+    side = min(height, width)
+    return Window((height - side) // 2, (width - side) // 2, side, side)
+
+
+def random_resized_window(
+    height: int,
+    width: int,
+    draw: Draw,
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Window:
+    """A window of random area and aspect; after ten that don't fit, the middle, its aspect brought into `ratio`.
+
+    Szegedy et al. 2015 (Inception), section 6, by the procedure of torchvision's `RandomResizedCrop`. `draw` has one
+    key.
+
+    Args:
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        draw: the randomness.
+        scale: lowest and highest area, as shares of the picture's.
+        ratio: lowest and highest width / height, drawn uniformly in the logarithm.
+    """
+    numbers = draw.uniform("random resized crop", 2 * TRIES + 2)[0].tolist()
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for area, aspect in zip(numbers[:TRIES], numbers[TRIES : 2 * TRIES], strict=True):
+        pixels = height * width * (scale[0] + area * (scale[1] - scale[0]))
+        shape = math.exp(low + aspect * (high - low))
+        h, w = round(math.sqrt(pixels / shape)), round(math.sqrt(pixels * shape))
+        if 0 < h <= height and 0 < w <= width:
+            return Window(_pick(height - h + 1, numbers[-2]), _pick(width - w + 1, numbers[-1]), h, w)
+    shape = min(max(width / height, ratio[0]), ratio[1])
+    h, w = min(height, round(width / shape)), min(width, round(height * shape))
+    return Window((height - h) // 2, (width - w) // 2, h, w)
+
+
+def multi_scale_window(height: int, width: int, draw: Draw) -> Window:
+    """A window of one of ten shapes at one of 13 places; `draw` has one key.
+
+    Either side is 1, 0.875, 0.75 or 0.66 of the short side, the two at most one step apart. The places: the window in
+    the corners, at the middles of the edges, in the centre, and half-way from the centre to each corner.
+
+    Wang et al. 2016 (TSN), as in VideoMAE's pre-training (Tong et al. 2022, official code). Theirs takes a side within
+    2 pixels of the wanted size for that size, which saves a resize; here it is resized.
+    """
+    shapes = [(a, b) for (i, a), (j, b) in product(enumerate(SHARES), repeat=2) if abs(i - j) <= 1]
+    shape, place = draw.uniform("multi-scale crop", 2)[0].tolist()
+    h, w = (max(1, int(min(height, width) * share)) for share in shapes[_pick(len(shapes), shape)])
+    down, across = QUARTERS[_pick(len(QUARTERS), place)]
+    return Window((height - h) // 4 * down, (width - w) // 4 * across, h, w)
+
+
+def _pick(count: int, number: float) -> int:
+    """One of `count` integers from 0, by a uniform number in [0, 1)."""
+    return min(int(number * count), count - 1)

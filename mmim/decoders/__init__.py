@@ -1,0 +1,1 @@
+"""Who predicts what was hidden."""

@@ -1,0 +1,50 @@
+"""The contract of a decoder."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from mmim.modality import Modality
+from mmim.parts import Part
+from mmim.records import Latents, Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """What is to be predicted for one modality: its tokens, the places `ids [b m]`, and `valid [b m]` or None (all)."""
+
+    tokens: Tokens
+    ids: Int64[Tensor, "b m"]
+    valid: Bool[Tensor, "b m"] | None = None
+
+
+class DecoderModule(nn.Module, ABC):
+    """What a `Decoder` builds."""
+
+    @abstractmethod
+    def forward(
+        self, latents: Latents, tokens: Mapping[str, Tokens], queries: Mapping[str, Query]
+    ) -> dict[str, Float[Tensor, "b m p"]]:
+        """A prediction for each task at the places its modality asks for.
+
+        tokens: of every modality of `latents.layout`, for their positions; queries: by modality.
+        """
+
+
+class Decoder(Part):
+    """The configuration of a decoder."""
+
+    axis: ClassVar[str] = "decoder"
+
+    @abstractmethod
+    def build(
+        self, modalities: Mapping[str, Modality], latent_width: int, tasks: Mapping[str, tuple[str, int]]
+    ) -> DecoderModule:
+        """A module with fresh weights, which serves all tasks in one pass.
+
+        tasks[task]: its modality, and the numbers to predict per token.
+        """

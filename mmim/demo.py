@@ -1,0 +1,54 @@
+"""The demo: a recipe on the sample world, judged against its own untrained encoder and against raw features."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from mmim.data.sources import Sample, find_samples
+from mmim.data.world.build import SPLITS, ensure_world
+from mmim.data.world.scene import FACTORS, train_and_heldout
+from mmim.embed import embed
+from mmim.evaluation.report import as_dict, compare, table
+from mmim.evaluation.tables import read_table
+from mmim.modality import Modality
+from mmim.model import MaskedModel
+
+TRAIN, HELDOUT, SEED = 768, 320, 0
+"""Scenes of the demo's world, the same whatever the seed of the run."""
+
+
+def world(modalities: dict[str, Modality]) -> Path:
+    """The folder of the sample world with a file of every modality, made on first use."""
+    return ensure_world(train_and_heldout(TRAIN, HELDOUT, SEED), modalities)
+
+
+def judge(trained: MaskedModel, untrained: MaskedModel, folder: Path, report: Path, console: Console) -> None:
+    """Print and write kNN and linear-probe accuracy for every label on the held-out scenes."""
+    parts = {split: find_samples(folder / split, trained.method.modalities) for split in SPLITS}
+    samples = [sample for split in SPLITS for sample in parts[split]]
+    rows = compare(
+        _features(trained, untrained, samples), _labels(folder, parts), np.arange(len(samples)) >= len(parts["train"])
+    )
+    console.print(table(rows))
+    report.mkdir(parents=True, exist_ok=True)
+    (report / "evaluation.json").write_text(json.dumps(as_dict(rows), indent=1) + "\n")
+
+
+def _features(trained: MaskedModel, untrained: MaskedModel, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
+    ours = embed(trained, samples, batch=64, features=True)
+    raw = {f"raw {name}": vectors for name, vectors in ours.features.items()}
+    return {"trained": ours.vectors["joint"], "untrained": embed(untrained, samples, batch=64).vectors["joint"], **raw}
+
+
+def _labels(folder: Path, parts: dict[str, list[Sample]]) -> dict[str, list[str]]:
+    values: dict[str, list[str]] = {name: [] for name in FACTORS}
+    for split, samples in parts.items():
+        index = read_table(folder / split)
+        rows = {key: row for row, key in enumerate(index.keys)}
+        for sample in samples:
+            for name in FACTORS:
+                values[name].append(index.columns[name][rows[Path(sample.id).stem]])
+    return values

@@ -1,0 +1,124 @@
+"""From a model and files to embeddings."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Bool, Float
+
+from mmim.data.loader import Loaded, Unreadable, in_order, load
+from mmim.data.sources import Sample
+from mmim.errors import DataError
+from mmim.modality import Modality
+from mmim.model import MaskedModel
+
+POOLING = "mean over all tokens of the encoder's output, nothing masked"
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """One row a sample that could be read.
+
+    vectors["joint"] is the joint pass over all modalities a sample has; vectors[modality] the pass over that one
+    alone (NaN: absent).
+    """
+
+    ids: list[str]
+    present: dict[str, Bool[np.ndarray, " n"]]
+    vectors: dict[str, Float[np.ndarray, "n _"]]
+    features: dict[str, Float[np.ndarray, "n _"]]
+    """Plain features of the raw data, by modality, where asked for: the floor that an encoder has to beat."""
+    unreadable: list[Unreadable]
+
+
+def embed(
+    model: MaskedModel,
+    samples: Sequence[Sample],
+    *,
+    batch: int = 32,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    features: bool = False,
+) -> Embeddings:
+    """Embed samples in their deterministic evaluation views, in order.
+
+    Raises:
+        DataError: none of them can be read.
+    """
+    model = model.to(device).eval()
+    modalities = model.method.modalities
+    unreadable: list[Unreadable] = []
+    columns: dict[str, list[np.ndarray]] = defaultdict(list)
+    for loaded in read(samples, modalities, batch=batch, workers=workers):
+        unreadable += loaded.unreadable
+        with torch.inference_mode():
+            for name, vectors in _vectors(model, loaded, device).items():
+                columns[f"vectors/{name}"].append(vectors)
+        for name, flags in loaded.batch.present.items():
+            columns[f"present/{name}"].append(flags.numpy())
+            if features:
+                columns[f"features/{name}"].append(modalities[name].features(loaded.batch.views["main"][name]).numpy())
+    bad = {item.id for item in unreadable}
+    kept = np.array([sample.id not in bad for sample in samples])
+    if not kept.any():
+        raise DataError(
+            f"None of the {len(samples)} files can be read; the first: {unreadable[0].id}: {unreadable[0].reason}."
+        )
+
+    def rows(kind: str) -> dict[str, np.ndarray]:
+        return {
+            name.removeprefix(kind): np.concatenate(parts)[kept]
+            for name, parts in columns.items()
+            if name.startswith(kind)
+        }
+
+    ids = [sample.id for sample in samples if sample.id not in bad]
+    return Embeddings(ids, rows("present/"), rows("vectors/"), rows("features/"), unreadable)
+
+
+def read(samples: Sequence[Sample], modalities: dict[str, Modality], *, batch: int, workers: int) -> Iterator[Loaded]:
+    """The samples in order, in evaluation views."""
+    return load(samples, modalities, in_order(len(samples), batch), seed=None, workers=workers)
+
+
+def _vectors(model: MaskedModel, loaded: Loaded, device: torch.device | str) -> dict[str, np.ndarray]:
+    batch = loaded.batch.to(device)
+    found = {"joint": model.embed(batch)}
+    for name, flags in batch.present.items():
+        alone = found["joint"] if len(batch.present) == 1 else model.embed(batch, [name])
+        found[name] = torch.where(flags[:, None], alone, torch.nan)
+    return {name: vectors.float().cpu().numpy() for name, vectors in found.items()}
+
+
+def write_parquet(embeddings: Embeddings, file: Path, checkpoint_hash: str, **metadata: str) -> None:
+    """Columns `id`, `present` (names), `joint` and one per modality: fixed-size lists, null where absent.
+
+    The file appears whole or not at all.
+    """
+    columns: dict[str, pa.Array] = {"id": pa.array(embeddings.ids)}
+    names = list(embeddings.present)
+    columns["present"] = pa.array(
+        [[n for n in names if embeddings.present[n][row]] for row in range(len(embeddings.ids))], pa.list_(pa.string())
+    )
+    for name, vectors in embeddings.vectors.items():
+        absent = None if name == "joint" else pa.array(~embeddings.present[name])
+        flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
+        columns[name] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1], mask=absent)
+    about = {
+        "checkpoint": checkpoint_hash,
+        "pooling": POOLING,
+        "mmim": version("mmim"),
+        "torch": torch.__version__,
+        **metadata,
+    }
+    table = pa.table(columns).replace_schema_metadata({"mmim": json.dumps(about)} | about)
+    partial = file.with_name(f".{file.name}.partial")
+    pq.write_table(table, partial)
+    partial.rename(file)

@@ -1,0 +1,1 @@
+"""What vectors say about labels: functions of arrays, which know no model."""

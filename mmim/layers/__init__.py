@@ -1,0 +1,1 @@
+"""Parts that several encoders, decoders and modalities share."""

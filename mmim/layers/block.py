@@ -1,0 +1,95 @@
+"""The transformer block, named as timm's so that state dicts load strictly both ways."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmim.errors import OptionError
+
+Bias = Literal["qkv", "qv", "none"]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused matrix, `qkv.weight [3 d, d]`.
+
+    bias: "qkv" one fused vector (MAE); "qv" vectors `q_bias` and `v_bias` and none for the keys (VideoMAE, BEiT,
+    SimMIM: a key bias shifts all logits of a query alike, so it changes nothing, and no state dict of theirs has
+    one); "none".
+    """
+
+    def __init__(self, width: int, heads: int, bias: Bias = "qkv") -> None:
+        super().__init__()
+        if width % heads:
+            raise OptionError(f"{heads} heads do not divide a width of {width}. Use a number of heads that does.")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=bias == "qkv")
+        self.q_bias = nn.Parameter(torch.zeros(width)) if bias == "qv" else None
+        self.v_bias = nn.Parameter(torch.zeros(width)) if bias == "qv" else None
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b 1 #n n"] | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """mask: True where a token may be attended to, or None."""
+        b, n, d = x.shape
+        bias: Tensor | None = self.qkv.bias
+        if self.q_bias is not None and self.v_bias is not None:
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        q, k, v = F.linear(x, self.qkv.weight, bias).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out: Tensor = self.proj(x.transpose(1, 2).reshape(b, n, d))
+        return out
+
+
+class Mlp(nn.Module):
+    """Two linear layers with the exact (erf) GELU between."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block. Dosovitskiy et al. 2021, section 3.1.
+
+    Linear layers are drawn Xavier-uniform with zero biases, the fused qkv matrix as one (MAE and VideoMAE, official
+    code).
+    """
+
+    def __init__(
+        self, width: int, heads: int, *, mlp_ratio: float = 4.0, bias: Bias = "qkv", eps: float = 1e-6
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attn = Attention(width, heads, bias)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.apply(init_linear)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b 1 #n n"] | None = None
+    ) -> Float[Tensor, "b n d"]:
+        x = x + self.attn(self.norm1(x), mask)
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+
+
+def init_linear(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases for a linear layer; anything else is left as it is."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def attention_mask(valid: Bool[Tensor, "b k"]) -> Bool[Tensor, "b 1 k k"]:
+    """Everybody attends to valid tokens only; an invalid one to itself as well, so that no softmax is empty."""
+    own = torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
+    return (valid[:, None, :] | own)[:, None]

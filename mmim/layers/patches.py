@@ -1,0 +1,63 @@
+"""Cutting arrays on a grid into patches and back, in any number of dimensions."""
+
+from collections.abc import Callable
+from math import prod
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmim.errors import OptionError
+
+
+def check_divides(name: str, size: tuple[int, ...], patch: tuple[int, ...]) -> None:
+    """Raise unless the patch divides the size along every axis."""
+    if len(size) != len(patch) or any(p < 1 or s % p for s, p in zip(size, patch, strict=True)):
+        below = tuple(max(p, s // p * p) if p > 0 else s for s, p in zip(size, patch, strict=True))
+        raise OptionError(
+            f"{name}: patches of {patch} do not divide {size}. "
+            f"Use a size that they divide, {below} for one, or other patches."
+        )
+
+
+def to_patches(data: Float[Tensor, "b c *size"], patch: tuple[int, ...]) -> Float[Tensor, "b n c *patch"]:
+    """Patches in raster order, the first axis slowest; each (channel, *patch), the order of a convolution's weight."""
+    axes = range(len(patch))
+    cut = " ".join(f"(g{i} p{i})" for i in axes)
+    grid, inner = " ".join(f"g{i}" for i in axes), " ".join(f"p{i}" for i in axes)
+    return rearrange(data, f"b c {cut} -> b ({grid}) c {inner}", **{f"p{i}": p for i, p in enumerate(patch)})
+
+
+def from_patches(values: Float[Tensor, "b n c *patch"], grid: tuple[int, ...]) -> Float[Tensor, "b c *size"]:
+    """The inverse of `to_patches`."""
+    axes = range(len(grid))
+    cut = " ".join(f"(g{i} p{i})" for i in axes)
+    places, inner = " ".join(f"g{i}" for i in axes), " ".join(f"p{i}" for i in axes)
+    return rearrange(values, f"b ({places}) c {inner} -> b c {cut}", **{f"g{i}": g for i, g in enumerate(grid)})
+
+
+def grid_coords(grid: tuple[int, ...], device: torch.device | None = None) -> Float[Tensor, "1 n axes"]:
+    """Coordinates of every token of a grid, in tokens, raster order."""
+    axes = [torch.arange(extent, device=device, dtype=torch.float32) for extent in grid]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(1, prod(grid), len(grid))
+
+
+class PatchEmbed(nn.Module):
+    """A linear map of patches, held as a convolution.
+
+    `proj.weight [d c *patch]` is as published code has it, so that weights carry over.
+
+    Initialised as torch initialises a convolution; `xavier` draws the flattened matrix Xavier-uniform instead (MAE).
+    """
+
+    def __init__(self, piece: tuple[int, ...], width: int, *, xavier: bool = False) -> None:
+        super().__init__()
+        convolutions: dict[int, Callable[..., nn.Conv1d | nn.Conv2d | nn.Conv3d]]
+        convolutions = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+        self.proj = convolutions[len(piece) - 1](piece[0], width, kernel_size=piece[1:], stride=piece[1:])
+        if xavier:
+            nn.init.xavier_uniform_(self.proj.weight.flatten(1))
+
+    def forward(self, values: Float[Tensor, "b k c *patch"]) -> Float[Tensor, "b k d"]:
+        return nn.functional.linear(values.flatten(2), self.proj.weight.flatten(1), self.proj.bias)

@@ -1,0 +1,1 @@
+"""Masking policies (which token first) and budgets (how many)."""

@@ -1,0 +1,89 @@
+"""Budgets: where the ranking is cut."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mmim.draw import Draw
+from mmim.errors import MaskingError, OptionError
+from mmim.parts import Part
+from mmim.records import Split, Tokens, gather_tokens
+
+
+class Budget(Part):
+    """How many tokens of each modality stay visible."""
+
+    axis: ClassVar[str] = "budget"
+
+    @abstractmethod
+    def cut(
+        self, ranks: Mapping[str, Float[Tensor, "b n"]], tokens: Mapping[str, Tokens], draw: Draw
+    ) -> dict[str, Split]:
+        """A split for each modality, all modalities at once, since some budgets are shared between them."""
+
+
+@dataclass(frozen=True)
+class Ratio(Budget):
+    """Hide a fixed share of every modality's tokens.
+
+    Published systems round differently (fact: MAE keeps int(n (1 - r)), VideoMAE hides int(r n) places of a frame,
+    SimMIM rounds up), so the rounding is part of the recipe.
+    """
+
+    ratio: float = 0.75
+    """Share of the tokens that is hidden, in [0, 1]."""
+    rounding: Literal["kept_down", "hidden_down", "hidden_up", "nearest"] = "kept_down"
+    """Which count is rounded, and where to."""
+    whole_frames: bool = False
+    """Count within one step of the first grid axis and repeat: the way to cut tubes."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio <= 1:
+            raise OptionError(f"A masking ratio of {self.ratio} can't be: it is a share in [0, 1].")
+
+    def num_keep(self, n: int, grid: tuple[int, ...] | None = None) -> int:
+        """Visible tokens of n.
+
+        Raises:
+            MaskingError: nothing would be visible.
+        """
+        steps = grid[0] if self.whole_frames and grid else 1
+        places = n // steps
+        match self.rounding:
+            case "kept_down":
+                kept = int(places * (1 - self.ratio))
+            case "hidden_down":
+                kept = places - int(places * self.ratio)
+            case "hidden_up":
+                kept = places - math.ceil(places * self.ratio)
+            case "nearest":
+                kept = places - round(places * self.ratio)
+        if kept == 0:
+            raise MaskingError(
+                f"{self} hides all {n} tokens of grid {grid}, and the encoder needs one. "
+                f"Use a ratio <= {math.floor((1 - 1 / places) * 1e4) / 1e4:.4g}, or smaller patches."
+            )
+        return kept * steps
+
+    def cut(
+        self, ranks: Mapping[str, Float[Tensor, "b n"]], tokens: Mapping[str, Tokens], draw: Draw
+    ) -> dict[str, Split]:
+        return {
+            name: split_at(rank, self.num_keep(rank.shape[1], tokens[name].grid), tokens[name])
+            for name, rank in ranks.items()
+        }
+
+
+def split_at(rank: Float[Tensor, "b n"], num_keep: int, tokens: Tokens) -> Split:
+    """Keep the `num_keep` lowest of each sample; the sort is stable because ranks tie."""
+    ids = torch.argsort(rank, dim=1, stable=True)
+    ids_keep, ids_masked = ids[:, :num_keep], ids[:, num_keep:]
+    if tokens.valid is None:
+        return Split(ids_keep, ids_masked)
+    return Split(ids_keep, ids_masked, gather_tokens(tokens.valid, ids_keep), gather_tokens(tokens.valid, ids_masked))

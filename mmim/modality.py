@@ -1,0 +1,147 @@
+"""The contract of a modality, and of the two parts it brings defaults for: a masking policy and a target.
+
+Nothing in mmim asks which modality it holds; what differs between pictures and point clouds is behind these methods.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int64, Num, UInt8
+from torch import Tensor, nn
+
+from mmim.draw import Draw
+from mmim.errors import OptionError
+from mmim.parts import Part
+from mmim.records import Raw, Tokens
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the data of one modality of one sample lie."""
+
+    path: Path
+
+
+class MaskingPolicy(Part):
+    """Which token goes first: a ranking, lowest stays visible. How many stay is the budget's business.
+
+    Pure: its only randomness is the `draw` it is handed. A policy that wants to be guided names its `hint`
+    ("attention", "loss", "motion") and is handed that; it never sees the Step.
+    """
+
+    axis: ClassVar[str] = "masking"
+    hint: ClassVar[str | None] = None
+
+    @abstractmethod
+    def rank(self, tokens: Tokens, draw: Draw, hint: Tensor | None = None) -> Float[Tensor, "b n"]:
+        """A number per token; those with the lowest stay visible, ties in token order."""
+
+
+class Target(Part):
+    """What is predicted at a hidden place, and how a prediction is judged."""
+
+    axis: ClassVar[str] = "target"
+
+    @abstractmethod
+    def size(self, modality: "Modality") -> int:
+        """p, the numbers a decoder must predict per token."""
+
+    @abstractmethod
+    def values(self, tokens: Tokens, ids: Int64[Tensor, "b m"], modality: "Modality") -> Num[Tensor, "b m *p"]:
+        """The target at the places `ids`. Gathers by itself, since some targets need a place's neighbours first."""
+
+    @abstractmethod
+    def loss(self, pred: Float[Tensor, "b m p"], target: Num[Tensor, "b m *t"]) -> Float[Tensor, "b m"]:
+        """The loss of each token, in float32 or better."""
+
+    @abstractmethod
+    def pieces(
+        self, pred: Float[Tensor, "b m p"], tokens: Tokens, ids: Int64[Tensor, "b m"], modality: "Modality"
+    ) -> Float[Tensor, "b m *piece"] | None:
+        """A prediction as pieces in raw units, for a picture; None if it can't be drawn.
+
+        A target normalised per token borrows the true mean and deviation of the hidden token: such pictures flatter.
+        """
+
+
+class Modality(Part):
+    """One kind of data. Extend it with a frozen dataclass; one file is a complete modality.
+
+    `masking` and `target` are defaults of the class, not fields: a recipe always says its own, and an option that is
+    not used would be a trap.
+    """
+
+    axis: ClassVar[str] = "modality"
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """The file suffixes it reads, lower case with the dot; the first is the one `depict` writes."""
+
+    masking: ClassVar[MaskingPolicy]
+    """The policy for a recipe that is handed this modality without one."""
+    target: ClassVar[Target]
+    """The target likewise."""
+
+    @property
+    @abstractmethod
+    def piece(self) -> tuple[int, ...]:
+        """The shape of one token's content."""
+
+    @abstractmethod
+    def blank(self) -> Raw:
+        """Zeros of the shape of one sample, for a sample that lacks this modality."""
+
+    @abstractmethod
+    def read(self, source: Source, draw: Draw | None) -> Raw:
+        """One sample from one file, as small as possible (uint8, int16), in a loader's worker.
+
+        Crops and starts come from `draw` (one key); None asks for the deterministic view of evaluation (the middle).
+
+        Raises:
+            ReadError: the file can't be used; the message is the reason, without the path.
+        """
+
+    def read_many(self, source: Source, draws: Sequence[Draw]) -> list[Raw]:
+        """Several views of one file, for repeated sampling. Worth replacing where opening a file is dear."""
+        return [self.read(source, draw) for draw in draws]
+
+    @abstractmethod
+    def tokenize(self, raw: Raw) -> Tokens:
+        """A batch of raw data, cut and normalised on the device."""
+
+    @abstractmethod
+    def untokenize(self, values: Float[Tensor, "b n *piece"], grid: tuple[int, ...] | None) -> Float[Tensor, "b *data"]:
+        """The inverse of the cut: the data, in the units of `values`."""
+
+    @abstractmethod
+    def raw(self, values: Float[Tensor, "b n *piece"]) -> Float[Tensor, "b n *piece"]:
+        """Undo the normalisation."""
+
+    @abstractmethod
+    def embedder(self, width: int) -> nn.Module:
+        """A module that maps contents `[b k *piece]` to embeddings `[b k width]`."""
+
+    @abstractmethod
+    def position(self, width: int) -> nn.Module:
+        """A module that maps Tokens to position codes `[1 n width]` or `[b n width]`: a function of (coords, grid)."""
+
+    @abstractmethod
+    def render(self, data: Float[Tensor, "b *data"]) -> list[UInt8[np.ndarray, "H W 3"]]:
+        """A picture of each sample from untokenized data in raw units, for a person to look at."""
+
+    @abstractmethod
+    def features(self, raw: Raw) -> Float[Tensor, "b p"]:
+        """Plain features of raw data without learning (down-sampled pixels, band energies): the floor to beat."""
+
+    def depict(self, scene: Any, path: Path) -> None:
+        """Write this modality's file of a scene of the sample world (`mmim.data.world.Scene`)."""
+        raise OptionError(
+            f"{type(self).__name__} can't depict a scene of the sample world: give it a method `depict(scene, path)`."
+        )
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the files that `depict` writes."""
+        return self.suffixes[0]

@@ -1,0 +1,207 @@
+"""MaskedModel and the Step: DESIGN's paragraph "one step, as data" in code.
+
+files -> tokenize -> rank -> cut -> gather then embed what is visible -> position -> branch -> pack -> joint -> decode
+-> targets at the hidden places -> terms. No part looks at an earlier one's private state.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Num
+from torch import Tensor, nn
+
+from mmim.decoders.decoder import Decoder, Query
+from mmim.draw import Draw
+from mmim.encoders.encoder import Encoder, Trunk, Visible
+from mmim.errors import OptionError
+from mmim.masking.budget import Budget
+from mmim.modality import MaskingPolicy, Modality, Target
+from mmim.objectives.term import Term
+from mmim.parts import check_name
+from mmim.records import Batch, Latents, LossTerm, Split, Tokens
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One thing to predict.
+
+    The decoder by name, since several tasks may share one and one modality may have several tasks.
+    """
+
+    modality: str
+    """What is predicted."""
+    decoder: str
+    """Who predicts it."""
+    target: Target
+    """As what."""
+    weight: float = 1.0
+    """Factor of its loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A masked-modelling method, all that a checkpoint must know to rebuild the model."""
+
+    modalities: dict[str, Modality]
+    """What goes in, by a name of your choice."""
+    masking: dict[str, MaskingPolicy]
+    """Which token of each modality goes first."""
+    budget: Budget
+    """How many tokens stay visible."""
+    encoder: Encoder
+    """Who sees the visible tokens."""
+    decoders: dict[str, Decoder]
+    """Who predicts the hidden ones."""
+    tasks: dict[str, Task]
+    """What is predicted."""
+    objective: dict[str, Term]
+    """The terms of the loss, added up."""
+
+    def check(self) -> None:
+        """Raise an OptionError for what can't be built: every name must lead somewhere."""
+        for name in (*self.modalities, *self.decoders, *self.tasks, *self.objective):
+            check_name(name)
+        for kind, asked, there in (
+            ("masking policy", self.masking, self.modalities),
+            ("task's modality", [task.modality for task in self.tasks.values()], self.modalities),
+            ("task's decoder", [task.decoder for task in self.tasks.values()], self.decoders),
+        ):
+            if unknown := [name for name in asked if name not in there]:
+                raise OptionError(f"A {kind} names {unknown[0]!r}; there are {', '.join(there)}.")
+        if bare := [name for name in self.modalities if name not in self.masking]:
+            raise OptionError(f"The modality {bare[0]!r} has no masking policy: give it one in `masking`.")
+        if idle := sorted(set(self.decoders) - {task.decoder for task in self.tasks.values()}):
+            raise OptionError(f"No task uses the decoder {idle[0]!r}: name it in a task, or leave it out.")
+
+
+class MaskedModel(nn.Module):
+    """A method with weights. `forward` is the only entry for training: DDP, FSDP and compile hook there."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        method.check()
+        self.method = method
+        self.trunk = Trunk(method.modalities, method.encoder)
+        self.decoders = nn.ModuleDict()
+        for name, decoder in method.decoders.items():
+            tasks = {t: task for t, task in method.tasks.items() if task.decoder == name}
+            sizes = {
+                t: (task.modality, task.target.size(method.modalities[task.modality])) for t, task in tasks.items()
+            }
+            self.decoders[name] = decoder.build(method.modalities, method.encoder.width, sizes)
+        targets = {name: (task.target, task.weight) for name, task in method.tasks.items()}
+        self.terms = nn.ModuleDict({name: term.build(targets) for name, term in method.objective.items()})
+
+    def forward(self, batch: Batch, splits: Mapping[str, Split] | None = None) -> dict[str, LossTerm]:
+        """The losses of a batch, named `term/task`. Given `splits` replace what policy and budget would choose."""
+        step = Step(self, batch, splits)
+        return {f"{name}/{part}": loss for name, term in self.terms.items() for part, loss in term(step).items()}
+
+    @torch.no_grad()
+    def counts(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The counts that `forward` will return, without running the network."""
+        step = Step(self, batch)
+        return {f"{name}/{part}": n for name, term in self.terms.items() for part, n in term.counts(step).items()}  # type: ignore[operator, union-attr]
+
+    def latents(self, batch: Batch, modalities: Sequence[str] | None = None) -> Latents:
+        """Encode with everything visible: the joint pass over the given modalities (all of the method's by default)."""
+        chosen = tuple(modalities or self.method.modalities)
+        step = Step(self, batch, everything=True)
+        return step.latents(chosen)
+
+    def embed(self, batch: Batch, modalities: Sequence[str] | None = None) -> Float[Tensor, "b d"]:
+        """One vector a sample: the mean over all (valid) tokens of the encoder's output."""
+        latents = self.latents(batch, modalities)
+        if latents.valid is None:
+            return latents.values.mean(dim=1)
+        weights = latents.valid[..., None].to(latents.values.dtype)
+        return (latents.values * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+class Step:
+    """One pass of one batch through a model, each part computed once and on demand. Lives and dies inside a call."""
+
+    def __init__(
+        self, model: MaskedModel, batch: Batch, splits: Mapping[str, Split] | None = None, *, everything: bool = False
+    ) -> None:
+        self.model = model
+        self.method = model.method
+        self.batch = batch
+        self.given = splits
+        self.everything = everything
+        self._made: dict[Any, Any] = {}
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]  # type: ignore[no-any-return]
+
+    @cached_property
+    def tokens(self) -> dict[str, Tokens]:
+        """The tokens of every modality."""
+        return {
+            name: modality.tokenize(self.batch.views["main"][name]) for name, modality in self.method.modalities.items()
+        }
+
+    @cached_property
+    def splits(self) -> dict[str, Split]:
+        """What is visible and what is hidden."""
+        if self.everything:
+            return {name: _everything(tokens) for name, tokens in self.tokens.items()}
+        if self.given is not None:
+            return dict(self.given)
+        draw = Draw(self.batch.keys)
+        ranks = {name: self.method.masking[name].rank(tokens, draw.named(name)) for name, tokens in self.tokens.items()}
+        return self.method.budget.cut(ranks, self.tokens, draw.named("budget"))
+
+    def branch(self, name: str) -> Visible:
+        """A modality's visible tokens after its own blocks."""
+        return self._once(("branch", name), lambda: self.model.trunk.branch(name, self.tokens[name], self.splits[name]))
+
+    def latents(self, modalities: tuple[str, ...] | None = None) -> Latents:
+        """The joint pass over some modalities, all by default."""
+        chosen = modalities or tuple(self.method.modalities)
+        layout = tuple((name, tokens.count) for name, tokens in self.tokens.items())
+
+        def joint() -> Latents:
+            return self.model.trunk.joint({name: self.branch(name) for name in chosen}, layout, self.batch.present)
+
+        return self._once(("latents", chosen), joint)
+
+    def query(self, task: str) -> tuple[Query, Bool[Tensor, "b m"]]:
+        """What a task predicts, and which of it counts: hidden, valid, and of a sample that has the modality."""
+        name = self.method.tasks[task].modality
+        split = self.splits[name]
+        counted = self.batch.present[name][:, None].expand(split.ids_masked.shape)
+        if split.masked_valid is not None:
+            counted = counted & split.masked_valid
+        return Query(self.tokens[name], split.ids_masked, split.masked_valid), counted
+
+    def prediction(self, task: str) -> Float[Tensor, "b m p"]:
+        """The prediction of one task; its decoder runs once for all its tasks."""
+        decoder = self.method.tasks[task].decoder
+
+        def decode() -> dict[str, Tensor]:
+            tasks = [name for name, other in self.method.tasks.items() if other.decoder == decoder]
+            queries = {self.method.tasks[name].modality: self.query(name)[0] for name in tasks}
+            predictions: dict[str, Tensor] = self.model.decoders[decoder](self.latents(), self.tokens, queries)
+            return predictions
+
+        return self._once(("decode", decoder), decode)[task]
+
+    def target(self, task: str) -> Num[Tensor, "b m *p"]:
+        """What a task's prediction should be, in full precision and without gradient."""
+        chosen = self.method.tasks[task]
+        query, _ = self.query(task)
+        with torch.no_grad(), torch.autocast(query.ids.device.type, enabled=False):
+            return chosen.target.values(query.tokens, query.ids, self.method.modalities[chosen.modality])
+
+
+def _everything(tokens: Tokens) -> Split:
+    ids = torch.arange(tokens.count, device=tokens.values.device).expand(tokens.values.shape[0], -1)
+    return Split(ids, ids[:, :0], tokens.valid)

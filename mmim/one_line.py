@@ -1,0 +1,35 @@
+"""tyro's boxed messages as one line."""
+
+import contextlib
+import io
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from mmim.errors import OptionError
+
+T = TypeVar("T")
+
+
+def one_line(parse: Callable[[], T], help_command: str) -> T:
+    """Run tyro; what it says of a wrong command line becomes an OptionError. `--help` exits as it does.
+
+    Raises:
+        OptionError: the first paragraph of the message, and the options that it proposes.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return parse()
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise OptionError(f"{_first_paragraph(said.getvalue())} `{help_command}` lists the options.") from None
+
+
+def _first_paragraph(box: str) -> str:
+    text = " ".join(line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│"))
+    paragraphs = [part.strip() for part in re.split("─{4,}", text)]
+    proposed = re.findall(r"(--[\w.-]+)", paragraphs[1]) if len(paragraphs) > 1 and "meant" in paragraphs[1] else []
+    hint = f" Did you mean {' or '.join(list(dict.fromkeys(proposed))[:3])}?" if proposed else ""
+    return f"{paragraphs[0].rstrip('.')}.{hint}"

@@ -1,0 +1,182 @@
+"""The one training loop."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from mmim import checkpoint
+from mmim.data.loader import Loaded, load
+from mmim.data.order import Layout, Order
+from mmim.data.sources import Sample
+from mmim.draw import stable_hash
+from mmim.errors import TrainingError
+from mmim.model import MaskedModel
+from mmim.records import Batch
+from mmim.training.quarantine import Quarantine
+from mmim.training.recipe import Recipe
+from mmim.training.tracker import Tracker
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a run needs, checked: what to train, on which samples, for how long, where."""
+
+    recipe: Recipe
+    samples: Sequence[Sample]
+    layout: Layout
+    steps: int
+    folder: Path
+    workers: int
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where its checkpoints stand."""
+        return self.folder / "checkpoints"
+
+
+def train(job: Job, accelerator: Accelerator, tracker: Tracker) -> MaskedModel:
+    """Train from the newest checkpoint to the last step; the model comes back as it was saved last.
+
+    Raises:
+        TrainingError: the loss is not finite, or too many files are unreadable.
+    """
+    recipe, layout = job.recipe, job.layout
+    model = fresh_model(recipe).to(accelerator.device)
+    optimiser = recipe.optimiser.build(model, recipe.batch)
+    start = resume(job, model, optimiser)
+    if recipe.compile:
+        model.compile(fullgraph=True)
+    wrapped, stepper = accelerator.prepare(model, optimiser)
+    wrapped.train()
+
+    order = Order([sample.hash for sample in job.samples], recipe.seed, recipe.repeats)
+    batches = load(
+        job.samples,
+        recipe.modalities,
+        order.micro_batches(layout, accelerator.process_index, start, job.steps),
+        seed=recipe.seed,
+        workers=job.workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    quarantine = Quarantine(len(job.samples), recipe.max_bad)
+    peak = recipe.optimiser.rate(recipe.batch)
+
+    for step in range(start, job.steps):
+        torch.manual_seed(stable_hash(recipe.seed, step, accelerator.process_index))
+        lr = peak * recipe.schedule.factor(step, job.steps)
+        for group in stepper.param_groups:
+            group["lr"] = lr
+
+        micros = [_fetch(batches, step, accelerator.device, tracker, quarantine) for _ in range(layout.accumulation)]
+        counts = global_counts(model, [micro.batch for micro in micros], accelerator)
+        losses = backward(wrapped, [micro.batch for micro in micros], counts, accelerator)
+        norm = accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip_grad or math.inf)
+        if any(micro.anyone for micro in micros) or any(bool(count) for count in counts.values()):
+            stepper.step()  # a step in which nobody has anything moves nothing, decay and momentum neither
+        stepper.zero_grad()
+        tracker.advance(layout.batch)
+
+        due = step + 1 == job.steps or (step + 1) % recipe.checkpoint_every == 0
+        if due or (step + 1) % recipe.log_every == 0:
+            quarantine.exchange(accelerator)
+            tracker.log(step + 1, finite(_summed(losses, accelerator), float(norm), step), lr=lr, grad_norm=float(norm))
+        if due:
+            save(job, model, stepper.optimizer, step + 1, accelerator)
+    tracker.close(quarantine.found)
+    return model.eval()
+
+
+def fresh_model(recipe: Recipe) -> MaskedModel:
+    """The recipe's model with the initial weights of its seed, the same on every process."""
+    torch.manual_seed(stable_hash(recipe.seed, "weights"))
+    return MaskedModel(recipe)
+
+
+def global_counts(model: MaskedModel, batches: Sequence[Batch], accelerator: Accelerator) -> dict[str, Tensor]:
+    """The count of every loss over all micro-batches of all processes, known before the first backward pass.
+
+    Without it several terms, unequal samples or accumulation would weigh tokens unequally.
+    """
+    each = [model.counts(batch) for batch in batches]
+    names = sorted(each[0])
+    own = torch.stack([torch.stack([counts[name] for name in names]) for counts in each]).sum(dim=0)
+    return dict(zip(names, accelerator.reduce(own, "sum"), strict=True))
+
+
+def backward(
+    wrapped: torch.nn.Module, batches: Sequence[Batch], counts: dict[str, Tensor], accelerator: Accelerator
+) -> dict[str, Tensor]:
+    """Gradients of the mean over the whole batch of all processes; returns this process' share of each loss.
+
+    DDP averages gradients over processes, so the loss is multiplied by their number; accelerate divides by
+    accumulation steps only if told of them, and it is not.
+    """
+    shares = {name: torch.zeros_like(count) for name, count in counts.items()}
+    for turn, batch in enumerate(batches):
+        synchronise = turn + 1 == len(batches)
+        with nullcontext() if synchronise else accelerator.no_sync(wrapped):
+            terms = wrapped(batch)
+            parts = {name: term.total / counts[name].clamp(min=1) for name, term in terms.items()}
+            accelerator.backward(torch.stack(list(parts.values())).sum() * accelerator.num_processes)
+        for name, part in parts.items():
+            shares[name] = shares[name] + part.detach()
+    return shares
+
+
+def resume(job: Job, model: MaskedModel, optimiser: torch.optim.Optimizer) -> int:
+    """Load the newest checkpoint of the run, if there is one; the step to go on with."""
+    there = checkpoint.steps(job.checkpoints)
+    if not there:
+        return 0
+    folder = job.checkpoints / f"step-{there[-1]}"
+    checkpoint.restore(model, checkpoint.read_tensors(folder / "model.safetensors"), folder)
+    checkpoint.restore_optimiser(model, optimiser, checkpoint.read_tensors(folder / "training.safetensors"))
+    return there[-1]
+
+
+def save(job: Job, model: MaskedModel, optimiser: torch.optim.Optimizer, step: int, accelerator: Accelerator) -> None:
+    """Write a checkpoint from the main process."""
+    if accelerator.is_main_process:
+        checkpoint.save(job.checkpoints, model, step, checkpoint.optimiser_tensors(model, optimiser))
+        checkpoint.prune(job.checkpoints, job.recipe.keep)
+    accelerator.wait_for_everyone()
+
+
+def finite(losses: dict[str, float], norm: float, step: int) -> dict[str, float]:
+    """The losses, if they and the gradient are finite.
+
+    Raises:
+        TrainingError: they are not; no checkpoint of this step is written.
+    """
+    broken = [name for name, value in {**losses, "gradient norm": norm}.items() if not math.isfinite(value)]
+    if broken:
+        raise TrainingError(
+            f"Step {step + 1}: {', '.join(broken)} not finite. The last checkpoint is from before it; the same command "
+            "goes on from there. Try a smaller --optimiser.base-lr, --clip-grad 1, or --precision fp32."
+        )
+    return losses
+
+
+def _fetch(
+    batches: Iterator[Loaded], step: int, device: torch.device, tracker: Tracker, quarantine: Quarantine
+) -> Loaded:
+    """The next micro-batch on the device, with the time waited for it and the files it lacks put down."""
+    started = time.perf_counter()
+    loaded = next(batches)
+    tracker.waited(time.perf_counter() - started)
+    quarantine.add(loaded.unreadable)
+    batch = replace(loaded.batch, step=torch.tensor(step))
+    return replace(loaded, batch=batch.to(device))
+
+
+def _summed(losses: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
+    names = sorted(losses)
+    total = accelerator.reduce(torch.stack([losses[name] for name in names]), "sum")
+    return dict(zip(names, total.tolist(), strict=True))

@@ -1,0 +1,95 @@
+"""What a run says while it runs: metrics.jsonl, a progress bar, and the list of files it left out."""
+
+import json
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+SHOWN = 20  # unreadable files listed on the terminal
+
+
+class Tracker:
+    """Metrics of one run. Silent in every process but the main one.
+
+    `metrics.jsonl` has one object per logged step: `step`, `loss` (the global mean of this step, unsmoothed) and each
+    of its parts, `lr`, `grad_norm`, `samples_per_s` and `data_wait` (share of the time spent waiting for data) since
+    the line before.
+    """
+
+    def __init__(self, folder: Path, start: int, steps: int, *, main: bool, console: Console) -> None:
+        self.folder, self.steps, self.main, self.console = folder, steps, main, console
+        self._mark = time.perf_counter()
+        self._samples, self._wait = 0, 0.0
+        self._said = time.perf_counter()
+        if not main:
+            return
+        self._forget_after(start)
+        self._bar = Progress(
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("reading the first batch", total=steps, completed=start)
+        self._bar.start()
+
+    @property
+    def file(self) -> Path:
+        """metrics.jsonl."""
+        return self.folder / "metrics.jsonl"
+
+    def waited(self, seconds: float) -> None:
+        """Time spent waiting for data."""
+        self._wait += seconds
+
+    def advance(self, samples: int) -> None:
+        """One optimiser step is done."""
+        self._samples += samples
+        if self.main:
+            self._bar.advance(self._task)
+
+    def log(self, step: int, losses: dict[str, float], *, lr: float, grad_norm: float) -> None:
+        """Write a line of metrics and show it."""
+        now = time.perf_counter()
+        elapsed = max(now - self._mark, 1e-9)
+        rate, wait = self._samples / elapsed, min(1.0, self._wait / elapsed)
+        self._mark, self._samples, self._wait = now, 0, 0.0
+        if not self.main:
+            return
+        line = {"step": step, "loss": sum(losses.values()), "lr": lr, "grad_norm": grad_norm}
+        line |= {"samples_per_s": round(rate, 2), "data_wait": round(wait, 4), **losses}
+        with self.file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        text = f"loss {line['loss']:.4f}  lr {lr:.2e}  {rate:.1f} samples/s  waiting for data {wait:.0%}"
+        self._bar.update(self._task, description=text)
+        if not self.console.is_terminal and (now - self._said > 10 or step == self.steps):
+            self._said = now
+            self.console.print(f"step {step}/{self.steps}  {text}")
+
+    def stop(self) -> None:
+        """Take the bar off the terminal."""
+        if self.main:
+            self._bar.stop()
+
+    def close(self, unreadable: dict[str, str]) -> None:
+        """End the bar, and list the files that were left out (all of them in unreadable.jsonl)."""
+        self.stop()
+        if not self.main or not unreadable:
+            return
+        lines = [json.dumps({"id": id, "reason": reason}) for id, reason in unreadable.items()]
+        (self.folder / "unreadable.jsonl").write_text("\n".join(lines) + "\n")
+        self.console.print(f"{len(unreadable)} files could not be read and were left out:")
+        for id, reason in list(unreadable.items())[:SHOWN]:
+            self.console.print(f"  {id}: {reason}", markup=False, highlight=False)
+        if len(unreadable) > SHOWN:
+            self.console.print(f"  and {len(unreadable) - SHOWN} more, in {self.folder / 'unreadable.jsonl'}")
+
+    def _forget_after(self, start: int) -> None:
+        """Drop the lines of steps that a resumed run makes again."""
+        if self.file.exists():
+            lines = [line for line in self.file.read_text().splitlines() if json.loads(line)["step"] <= start]
+            self.file.write_text("".join(line + "\n" for line in lines))

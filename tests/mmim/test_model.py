@@ -1,0 +1,183 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from mmim.errors import OptionError
+from mmim.model import MaskedModel, Step
+from mmim.options import apply
+from mmim.records import gather_tokens
+from tests.videomae import batch_of, float64, random_clips, redraw, toy
+
+
+@pytest.fixture
+def model() -> Iterator[MaskedModel]:
+    """In float64, with every parameter re-drawn."""
+    with float64():
+        model = MaskedModel(toy()).eval()
+        redraw(model)
+        yield model
+
+
+def mean_loss(model, batch, splits=None):
+    term = model(batch, splits)["reconstruction/video"]
+    return term.total / term.count
+
+
+def test_masked_values_never_reach_the_encoder(model):
+    clips = random_clips(2)
+    step = Step(model, batch_of(clips))
+    hidden = torch.zeros(2, step.tokens["video"].count, dtype=torch.bool).scatter(1, step.splits["video"].ids_masked, True)
+    modality = model.method.modalities["video"]
+    places = hidden[..., None, None, None, None].expand(step.tokens["video"].values.shape).double()
+    pixels = modality.untokenize(places, step.tokens["video"].grid).bool()
+    changed = torch.where(pixels, random_clips(2, seed=1), clips)
+    assert (changed != clips).any()
+    assert_close(Step(model, batch_of(changed)).latents().values, step.latents().values, rtol=0, atol=0)
+
+
+def test_visible_values_do_reach_the_encoder(model):
+    clips = random_clips(2)
+    assert not torch.equal(Step(model, batch_of(255 - clips)).latents().values, Step(model, batch_of(clips)).latents().values)
+
+
+def test_visible_and_masked_partition_the_tokens(model):
+    split = Step(model, batch_of(random_clips(3))).splits["video"]
+    both = torch.cat([split.ids_keep, split.ids_masked], dim=1).sort(dim=1).values
+    assert torch.equal(both, torch.arange(both.shape[1]).expand_as(both))
+
+
+def test_a_sample_gets_the_same_mask_and_latents_in_any_batch(model):
+    clips, keys = random_clips(6), torch.arange(6) * 7919
+    whole = Step(model, batch_of(clips, keys))
+    part = Step(model, batch_of(clips[2:5], keys[2:5]))
+    assert torch.equal(part.splits["video"].ids_keep, whole.splits["video"].ids_keep[2:5])
+    assert_close(part.latents().values, whole.latents().values[2:5], rtol=1e-12, atol=1e-12)
+
+
+def test_another_visit_gets_another_mask(model):
+    clips = random_clips(2)
+    first, second = (Step(model, batch_of(clips, torch.tensor(keys))).splits["video"].ids_keep for keys in ((1, 2), (3, 4)))
+    assert not torch.equal(first, second)
+
+
+def test_counts_equal_those_of_the_losses(model):
+    batch = batch_of(random_clips(4), present=torch.tensor([True, False, True, True]))
+    losses = model(batch)
+    assert {name: float(n) for name, n in model.counts(batch).items()} == {name: t.count.item() for name, t in losses.items()}
+
+
+def test_absent_samples_add_nothing_to_the_loss(model):
+    clips = random_clips(4)
+    present = torch.tensor([True, False, True, False])
+    zeroed = torch.where(present[:, None, None, None, None], clips, torch.zeros_like(clips))
+    keys = torch.arange(4)
+    some = model(batch_of(zeroed, keys, present))["reconstruction/video"]
+    kept = model(batch_of(clips[present], keys[present]))["reconstruction/video"]
+    assert_close(some.total, kept.total, rtol=1e-12, atol=0)
+    assert float(some.count) == float(kept.count)
+
+
+def test_garbage_in_absent_samples_changes_nothing(model):
+    present = torch.tensor([True, False])
+    clips = random_clips(2)
+    garbage = torch.stack([clips[0], random_clips(1, seed=5)[0]])
+    assert_close(mean_loss(model, batch_of(garbage, present=present)), mean_loss(model, batch_of(clips, present=present)), rtol=0, atol=0)
+
+
+def test_a_batch_without_anyone_gives_zero_and_finite_gradients(model):
+    batch = batch_of(torch.zeros_like(random_clips(2)), present=torch.tensor([False, False]))
+    term = model(batch)["reconstruction/video"]
+    term.total.backward()
+    assert term.total.item() == 0
+    assert term.count.item() == 0
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_every_parameter_gets_a_gradient(model):
+    mean_loss(model, batch_of(random_clips(2))).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_gradients_equal_finite_differences(model):
+    batch = batch_of(random_clips(1))
+    mean_loss(model, batch).backward()
+    for parameter in (model.trunk.encoder.blocks[0].attn.q_bias, model.decoders["video"].mask_token, model.trunk.embedders["video"].proj.weight):
+        flat, index, h = parameter.data.view(-1), parameter.grad.abs().argmax(), 1e-5
+        flat[index] += h
+        above = mean_loss(model, batch).item()
+        flat[index] -= 2 * h
+        below = mean_loss(model, batch).item()
+        flat[index] += h
+        assert (above - below) / (2 * h) == pytest.approx(parameter.grad.view(-1)[index].item(), rel=1e-6, abs=1e-9)
+
+
+def test_half_of_two_batches_sums_to_the_whole(model):
+    clips, keys = random_clips(4), torch.arange(4)
+    whole = model(batch_of(clips, keys))["reconstruction/video"]
+    parts = [model(batch_of(clips[i : i + 2], keys[i : i + 2]))["reconstruction/video"] for i in (0, 2)]
+    assert_close(sum(p.total for p in parts), whole.total, rtol=1e-12, atol=0)
+
+
+def test_overfits_one_batch():
+    torch.manual_seed(0)
+    model = MaskedModel(toy(width=64))
+    batch = batch_of(random_clips(2))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(150):
+        loss = mean_loss(model, batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_embedding_is_the_mean_over_all_tokens(model):
+    batch = batch_of(random_clips(2))
+    assert model.latents(batch).values.shape == (2, 32, 48)
+    assert_close(model.embed(batch), model.latents(batch).values.mean(dim=1))
+
+
+def test_another_number_of_frames_works_at_inference(model):
+    longer = random_clips(2, frames=8)
+    assert model.embed(batch_of(longer)).shape == (2, 48)
+
+
+def test_decoder_predicts_at_the_hidden_places(model):
+    step = Step(model, batch_of(random_clips(2)))
+    split = step.splits["video"]
+    assert step.prediction("video").shape[:2] == split.ids_masked.shape
+    raw = model.method.modalities["video"].raw(gather_tokens(step.tokens["video"].values, split.ids_masked)).movedim(2, -1)
+    centred = raw - raw.mean(dim=(2, 3, 4), keepdim=True)
+    assert_close(step.target("video").reshape(raw.shape) * (raw.var(dim=(2, 3, 4), keepdim=True).sqrt() + 1e-6), centred)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("tasks.video.modality", "sound", "modality names 'sound'; there are video"),
+        ("tasks.video.decoder", "other", "decoder names 'other'; there are video"),
+        ("objective.reconstruction.tasks", ("depth",), "asks for the task 'depth'; there are video"),
+        ("masking", {}, "'video' has no masking policy"),
+        ("encoder.heads", 5, "5 heads do not divide a width of 48"),
+    ],
+)
+def test_what_does_not_fit_fails_at_construction(path, value, message):
+    with pytest.raises(OptionError, match=message):
+        MaskedModel(apply(toy(), {path: value}))
+
+
+@pytest.mark.slow
+def test_compiles_to_one_graph_that_serves_other_samples_and_epochs():
+    torch.manual_seed(0)
+    model = MaskedModel(toy())
+    eager = [mean_loss(model, batch_of(random_clips(2, seed=s), torch.tensor([s, s + 9]))).item() for s in range(3)]
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("inductor")
+    model.compile(fullgraph=True, backend=counter)
+    compiled = [mean_loss(model, batch_of(random_clips(2, seed=s), torch.tensor([s, s + 9]))).item() for s in range(3)]
+    assert counter.frame_count == 1
+    assert compiled == pytest.approx(eager, rel=1e-5)
