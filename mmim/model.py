@@ -6,7 +6,6 @@ files -> tokenize -> rank -> cut -> gather then embed what is visible -> positio
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -141,16 +140,18 @@ class Step:
             self._made[key] = make()
         return self._made[key]  # type: ignore[no-any-return]
 
-    @cached_property
+    @property
     def tokens(self) -> dict[str, Tokens]:
         """The tokens of every modality."""
-        return {
-            name: modality.tokenize(self.batch.views["main"][name]) for name, modality in self.method.modalities.items()
-        }
+        raws, modalities = self.batch.views["main"], self.method.modalities
+        return self._once(("tokens",), lambda: {name: part.tokenize(raws[name]) for name, part in modalities.items()})
 
-    @cached_property
+    @property
     def splits(self) -> dict[str, Split]:
         """What is visible and what is hidden."""
+        return self._once(("splits",), self._split)
+
+    def _split(self) -> dict[str, Split]:
         if self.everything:
             return {name: _everything(tokens) for name, tokens in self.tokens.items()}
         if self.given is not None:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 from collections.abc import Callable
+from difflib import SequenceMatcher
 from typing import TypeVar
 
 from mmim.errors import OptionError
@@ -31,5 +32,6 @@ def _first_paragraph(box: str) -> str:
     text = " ".join(line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│"))
     paragraphs = [part.strip() for part in re.split("─{4,}", text)]
     proposed = re.findall(r"(--[\w.-]+)", paragraphs[1]) if len(paragraphs) > 1 and "meant" in paragraphs[1] else []
-    hint = f" Did you mean {' or '.join(list(dict.fromkeys(proposed))[:3])}?" if proposed else ""
+    nearest = sorted(dict.fromkeys(proposed), key=lambda option: -SequenceMatcher(None, paragraphs[0], option).ratio())
+    hint = f" Did you mean {' or '.join(nearest[:3])}?" if nearest else ""
     return f"{paragraphs[0].rstrip('.')}.{hint}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float, Int64, Num
+from jaxtyping import Bool, Float, Int64, Num, Shaped
 from torch import Tensor
 
 Raw = Tensor | dict[str, Tensor]
@@ -133,7 +133,7 @@ class LossTerm:
         return replace(self, total=self.total * weight)
 
 
-def gather_tokens(x: Num[Tensor, "_b1 n *piece"], ids: Int64[Tensor, "b k"]) -> Num[Tensor, "b k *piece"]:
+def gather_tokens(x: Shaped[Tensor, "_b1 n *piece"], ids: Int64[Tensor, "b k"]) -> Shaped[Tensor, "b k *piece"]:
     """Rows `ids` of each sample; an x with batch 1 serves all samples."""
     if x.shape[0] == 1 and ids.shape[0] != 1:
         return x[0][ids]

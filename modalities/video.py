@@ -152,7 +152,7 @@ class Video(Modality):
     def position(self, width: int) -> nn.Module:
         return FlatSinusoid(width)
 
-    def render(self, data: Float[Tensor, "b 3 T H W"]) -> list[UInt8[np.ndarray, "H W 3"]]:
+    def render(self, data: Float[Tensor, "b 3 T H W"]) -> list[UInt8[np.ndarray, "h w 3"]]:
         """At most eight frames of each clip side by side, evenly spaced from the first to the last."""
         count = min(STRIP, data.shape[2])
         chosen = torch.linspace(0, data.shape[2] - 1, count, device=data.device).round().long()

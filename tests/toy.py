@@ -84,7 +84,7 @@ TOY = Recipe(
     tasks={"toy": Task(modality="toy", decoder="toy", target=Pixels())},
     objective={"reconstruction": Reconstruction()},
     optimiser=AdamW(base_lr=1e-2, per=0),
-    epochs=1,
+    epochs=1.0,
     batch=8,
     precision="fp32",
 )

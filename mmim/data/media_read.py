@@ -11,16 +11,18 @@ Measured with PyAV 18 and decord 0.6 on the same files (`tests/mmim/data/test_me
 - PyAV finds every frame in all containers tried, and of a file that breaks off it reads what is there.
 - decord gives *other* frames than asked, without a word, in AVI files once it seeks, and in files whose edit list hides
   frames (cuts without re-encoding); it garbles portrait videos of phones. Here it steps through AVI files from their
-  start, and refuses the others. Its `get_batch` may spin for ever where a file promises more frames than it holds
-  (github.com/dmlc/decord, issues 373 and 375), so frames are fetched one by one.
+  start, and refuses the others. Frames that follow a seek into an open group of pictures come out smeared. `get_batch`
+  may spin for ever where a file promises more frames than it holds (github.com/dmlc/decord, issues 373 and 375), so
+  frames are fetched one by one.
 """
 
 import importlib
 import re
 from abc import ABC, abstractmethod
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,10 +70,8 @@ def open_video(path: Path, backend: Backend = "pyav") -> Iterator[VideoFile]:
 
     Raises:
         ReadError: it holds no video that can be read. The message is a short reason without the path.
-        OptionError: there is no such backend, or it isn't installed.
+        OptionError: the backend isn't installed.
     """
-    if backend not in _BACKENDS:
-        raise OptionError(f"There is no video backend {backend!r}; there are {', '.join(_BACKENDS)}.")
     with _translated((OSError,)):
         if path.stat().st_size == 0:
             raise ReadError("empty file")
@@ -89,7 +89,7 @@ class _PyAV(VideoFile):
 
     def __init__(self, path: Path) -> None:
         with _translated(self.errors):
-            self._container: Any = av.open(str(path))
+            self._container: Any = av.open(str(path), metadata_errors="replace")  # we read none; many are no UTF-8
         try:
             self._list_frames()
         except BaseException:
@@ -100,19 +100,23 @@ class _PyAV(VideoFile):
         self._stream = self._container.streams.best("video")
         if self._stream is None:
             raise ReadError("no video stream")
+        if self._stream.codec_context is None:
+            raise ReadError("FFmpeg has no decoder for its video stream")
         self._stream.codec_context.thread_count = 1
         with _translated(self.errors):
             packets = [
-                (packet.pts, packet.is_keyframe, packet.is_discard)
+                (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
                 for packet in self._container.demux(self._stream)
                 if packet.size
             ]
-        if any(time is None for time, _, _ in packets):
+        if any(time is None for time, *_ in packets):
             raise ReadError("frames without time stamps")
-        self._times = sorted({time for time, _, hidden in packets if not hidden})
-        self._keys = sorted({time for time, key, _ in packets if key})
+        self._times = sorted({time for time, _, _, hidden in packets if not hidden})
+        self._keys = sorted({time for time, _, key, _ in packets if key})
         if not self._times or not self._keys:
             raise ReadError("no frames")
+        self._start = min(time if decoding is None else decoding for time, decoding, _, _ in packets)
+        self._counts = self.container == "avi" and packets == sorted(packets)
         self.num_frames = len(self._times)
         self.fps = float(self._stream.average_rate or 0)
 
@@ -132,37 +136,49 @@ class _PyAV(VideoFile):
 
     def _frames_at(self, times: Sequence[int]) -> Iterator[Any]:
         """The frames shown at these times, which ascend; seeks over what nobody wants."""
-        running: Iterator[Any] = iter(())
-        frame: Any = None
+        running: Iterator[tuple[int, Any]] = iter(())
+        reached, frame = None, None
         for time in times:
             key = self._keys[max(bisect_right(self._keys, time) - 1, 0)]
-            if frame is None or key > frame.pts:
+            if reached is None or key > reached:
                 running = self._from(key, time, set(times))
-                frame = next(running, None)
-            while frame is not None and frame.pts < time:
-                frame = next(running, None)
-            if frame is None or frame.pts != time:
+                reached, frame = next(running, (None, None))
+            while reached is not None and reached < time:
+                reached, frame = next(running, (None, None))
+            if reached != time:
                 raise ReadError("a frame that the file promises isn't there")
             yield frame
 
-    def _from(self, key: int, time: int, wanted: set[int]) -> Iterator[Any]:
-        """Frames from a key frame on, or from the start where seeking went past the wanted time."""
+    def _from(self, key: int, time: int, wanted: set[int]) -> Iterator[tuple[int, Any]]:
+        """Times and frames from a key frame on, or from the start where seeking went past the wanted time."""
+        run = self._by_count if self._counts else self._by_stamp
         self._container.seek(key, stream=self._stream)
-        running = self._decode(wanted)
-        frame = next(running, None)
-        if frame is None or frame.pts > time:
-            self._container.seek(self._keys[0], stream=self._stream)
-            yield from self._decode(wanted)
+        running = run(wanted)
+        first = next(running, None)
+        if first is None or first[0] > time:
+            self._container.seek(self._start, stream=self._stream)
+            yield from run(wanted)
         else:
-            yield frame
+            yield first
             yield from running
 
-    def _decode(self, wanted: set[int]) -> Iterator[Any]:
+    def _by_stamp(self, wanted: set[int]) -> Iterator[tuple[int, Any]]:
         """Frames from here on, but for those that neither we nor other frames need: a third less work with B-frames."""
         for packet in self._container.demux(self._stream):
             needed = packet.pts is None or packet.pts in wanted
             self._stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
-            yield from packet.decode()
+            yield from ((frame.pts, frame) for frame in packet.decode())
+
+    def _by_count(self, wanted: set[int]) -> Iterator[tuple[int, Any]]:
+        """All frames from here on, numbered as they leave the decoder: AVI files hold no time stamps.
+
+        FFmpeg makes some up, in the order of decoding; only for MPEG-4 with B-frames it finds out the true ones.
+        """
+        packets = self._container.demux(self._stream)
+        first = next(packets)
+        if first.is_keyframe:  # a seek can miss where the file's index is lost
+            frames = (frame for packet in chain([first], packets) for frame in packet.decode())
+            yield from zip(self._times[bisect_left(self._times, first.pts) :], frames, strict=False)
 
     def close(self) -> None:
         self._container.close()

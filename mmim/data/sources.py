@@ -57,8 +57,11 @@ def find_samples(data: Path, modalities: Mapping[str, Modality]) -> list[Sample]
 
 def _walk(folder: Path) -> list[tuple[str, Path]]:
     found = []
+    above = {str(folder): {os.path.realpath(folder)}}  # on the way to each folder; a link back to one would not end
     for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        real = {name: os.path.realpath(os.path.join(root, name)) for name in folders if not name.startswith(".")}
+        folders[:] = sorted(name for name, place in real.items() if place not in above[root])
+        above |= {os.path.join(root, name): above[root] | {real[name]} for name in folders}
         paths = [Path(root, name) for name in names if not name.startswith(".")]
         found += [(path.relative_to(folder).as_posix(), path) for path in paths]
     return found
@@ -80,8 +83,12 @@ def listed_path(line: str) -> str:
     Lines are `path`, `path label`, `path,label` or (frame lists) `path start total label`. Spaces belong to the path.
     """
     words = line.strip().replace("\t", " ").split(" ")
-    if len(words) == 1 and "," in words[0]:
+    if len(words) == 1 and _is_number(words[0].rpartition(",")[2]):
         words = words[0].rsplit(",", 1)
-    while len(words) > 1 and words[-1].lstrip("-").isdigit():
+    while len(words) > 1 and _is_number(words[-1]):
         words.pop()
     return " ".join(words)
+
+
+def _is_number(word: str) -> bool:
+    return word.removeprefix("-").isdigit()

@@ -55,21 +55,26 @@ class Ratio(Budget):
         """
         steps = grid[0] if self.whole_frames and grid else 1
         places = n // steps
-        match self.rounding:
-            case "kept_down":
-                kept = int(places * (1 - self.ratio))
-            case "hidden_down":
-                kept = places - int(places * self.ratio)
-            case "hidden_up":
-                kept = places - math.ceil(places * self.ratio)
-            case "nearest":
-                kept = places - round(places * self.ratio)
+        kept = self._rounded(places, self.ratio)
         if kept == 0:
+            most = math.floor((1 - 1 / places) * 1e4) / 1e4
+            most = most if self._rounded(places, most) else most - 1e-4  # int(10 * (1 - 0.9)) is 0
             raise MaskingError(
                 f"{self} hides all {n} tokens of grid {grid}, and the encoder needs one. "
-                f"Use a ratio <= {math.floor((1 - 1 / places) * 1e4) / 1e4:.4g}, or smaller patches."
+                f"Use a ratio <= {most:.4g}, or smaller patches."
             )
         return kept * steps
+
+    def _rounded(self, places: int, ratio: float) -> int:
+        match self.rounding:
+            case "kept_down":
+                return int(places * (1 - ratio))
+            case "hidden_down":
+                return places - int(places * ratio)
+            case "hidden_up":
+                return places - math.ceil(places * ratio)
+            case "nearest":
+                return places - round(places * ratio)
 
     def cut(
         self, ranks: Mapping[str, Float[Tensor, "b n"]], tokens: Mapping[str, Tokens], draw: Draw

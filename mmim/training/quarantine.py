@@ -31,7 +31,7 @@ class Quarantine:
         if accelerator.num_processes > 1:
             self.found = dict(sorted(gather_object(list(self.found.items()))))
         if len(self.found) > self.share * self.samples:
-            first = "; ".join(f"{id}: {reason}" for id, reason in list(self.found.items())[:3])
+            first = "; ".join(f"{id}: {reason}" for id, reason in sorted(self.found.items())[:3])
             raise TrainingError(
                 f"{len(self.found)} of {self.samples} files can't be read, more than --max-bad {self.share:g} allows: "
                 f"{first}. Mend or remove them, or raise --max-bad."

@@ -91,5 +91,6 @@ class Tracker:
     def _forget_after(self, start: int) -> None:
         """Drop the lines of steps that a resumed run makes again."""
         if self.file.exists():
-            lines = [line for line in self.file.read_text().splitlines() if json.loads(line)["step"] <= start]
-            self.file.write_text("".join(line + "\n" for line in lines))
+            lines = self.file.read_text().splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last one short
+            self.file.write_text("".join(line for line in whole if json.loads(line)["step"] <= start))

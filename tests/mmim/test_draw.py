@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -7,7 +9,7 @@ from scipy.stats import kstest
 
 from mmim.draw import Draw, mix, mix64, stable_hash, visit_key
 
-MANY = 20_000
+MANY, FEW = 20_000, 1_500
 
 
 def visits(count: int) -> torch.Tensor:
@@ -18,8 +20,10 @@ STREAMS = {
     "indices": lambda: Draw(visits(1)).uniform("tube", MANY)[0],
     "samples": lambda: Draw(visits(MANY)).uniform("tube", 1)[:, 0],
     "consecutive keys": lambda: Draw(torch.arange(MANY)).uniform("tube", 1)[:, 0],
-    "names": lambda: torch.stack([Draw(visits(1)).uniform(f"part{i}", 1)[0, 0] for i in range(MANY)]),
-    "names of parts": lambda: torch.stack([Draw(visits(1)).named(f"part{i}").uniform("a", 1)[0, 0] for i in range(MANY)]),
+    "names": lambda: torch.stack([Draw(visits(1)).uniform(f"part{i}", 1)[0, 0] for i in range(FEW)]),
+    "names of parts": lambda: torch.stack(
+        [Draw(visits(1)).named(f"part{i}").uniform("a", 1)[0, 0] for i in range(FEW)]
+    ),
     "named samples": lambda: Draw(visits(MANY)).named("video").named("main").uniform("tube", 1)[:, 0],
 }
 
@@ -30,13 +34,13 @@ def stream(request) -> np.ndarray:
 
 
 def test_draws_lie_in_the_unit_interval(stream):
-    assert 0 <= stream.min() < 1e-3
-    assert 1 - 1e-3 < stream.max() < 1
+    assert 0 <= stream.min() < 5e-3
+    assert 1 - 5e-3 < stream.max() < 1
 
 
 def test_draws_have_the_moments_of_a_uniform(stream):
-    assert stream.mean() == pytest.approx(1 / 2, abs=4 * (1 / 12 / MANY) ** 0.5)
-    assert stream.var() == pytest.approx(1 / 12, abs=4 * (1 / 180 / MANY) ** 0.5)
+    assert stream.mean() == pytest.approx(1 / 2, abs=4 * (1 / 12 / len(stream)) ** 0.5)
+    assert stream.var() == pytest.approx(1 / 12, abs=4 * (1 / 180 / len(stream)) ** 0.5)
 
 
 def test_draws_pass_kolmogorov_smirnov(stream):
@@ -45,7 +49,7 @@ def test_draws_pass_kolmogorov_smirnov(stream):
 
 @pytest.mark.parametrize("lag", [1, 2, 8, 14])
 def test_neighbouring_draws_are_uncorrelated(stream, lag):
-    assert abs(np.corrcoef(stream[lag:], stream[:-lag])[0, 1]) < 4 / MANY**0.5
+    assert abs(np.corrcoef(stream[lag:], stream[:-lag])[0, 1]) < 4 / len(stream) ** 0.5
 
 
 def test_the_same_key_draws_the_same_whatever_the_batch_around_it():
@@ -74,7 +78,12 @@ def test_the_high_half_of_a_key_matters():
 
 def test_other_names_draw_other_numbers():
     draw = Draw(visits(1))
-    streams = [draw.uniform("a", 64), draw.uniform("b", 64), draw.named("a").uniform("b", 64), draw.named("b").uniform("a", 64)]
+    streams = [
+        draw.uniform("a", 64),
+        draw.uniform("b", 64),
+        draw.named("a").uniform("b", 64),
+        draw.named("b").uniform("a", 64),
+    ]
     assert all((one == other).sum() == 0 for one, other in pairwise(streams))
 
 
@@ -101,7 +110,11 @@ def test_mix64_equals_splitmix64():
 def test_draws_are_those_of_the_first_version():
     # Another value here changes the masks and the order of every run, and breaks resuming: raise the checkpoint format.
     assert visit_key(0, 0, 5, 0) == 6459996502841209994
-    assert (Draw(torch.tensor([6459996502841209994])).named("video").uniform("tube", 3) * 2**24)[0].tolist() == [15131470.0, 12084977.0, 7560766.0]
+    assert (Draw(torch.tensor([6459996502841209994])).named("video").uniform("tube", 3) * 2**24)[0].tolist() == [
+        15131470.0,
+        12084977.0,
+        7560766.0,
+    ]
 
 
 def test_a_name_with_a_broken_encoding_has_a_hash():
@@ -112,10 +125,16 @@ def test_parts_of_a_hash_do_not_run_together():
     assert stable_hash("ab", "c") != stable_hash("a", "bc")
 
 
-def test_a_compiled_graph_draws_the_same():
-    def draw(keys: torch.Tensor) -> torch.Tensor:
-        return Draw(keys).named("video").uniform("tube", 196)
+COMPILE = """
+import torch
+from mmim.draw import Draw
+draw = lambda keys: Draw(keys).named("video").uniform("tube", 196)
+keys = torch.arange(4) * 0x1234567890ABC
+assert torch.equal(torch.compile(draw, fullgraph=True)(keys), draw(keys))
+"""
 
-    torch.compiler.reset()
-    compiled = torch.compile(draw, fullgraph=True)
-    assert torch.equal(compiled(visits(4)), draw(visits(4)))
+
+@pytest.mark.slow
+def test_a_compiled_graph_draws_the_same():
+    # In a process of its own, since a graph can't hold the shape checks that pytest adds.
+    subprocess.run([sys.executable, "-c", COMPILE], check=True, timeout=120)

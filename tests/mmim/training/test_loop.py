@@ -150,7 +150,7 @@ def test_unreadable_files_are_left_out_and_listed(videos, tmp_path):
 def test_too_many_unreadable_files_end_the_run(tmp_path):
     for i in range(4):
         (tmp_path / f"{i}.mp4").write_text("no video")
-    with pytest.raises(TrainingError, match=r"of 4 files can't be read, more than --max-bad 0.5 allows: 0.mp4: "):
+    with pytest.raises(TrainingError, match=r"of 4 files can't be read, more than --max-bad 0.5 allows: [0-3].mp4: "):
         run(job(tmp_path, tmp_path / "run"))
 
 
@@ -170,12 +170,6 @@ def test_a_step_without_any_sample_moves_no_parameter(videos, tmp_path):
 
     for name, tensor in fresh_model(wanted.recipe).state_dict().items():
         assert torch.equal(weights(tmp_path)[name], tensor), name
-
-
-@pytest.mark.slow
-def test_compiled_training_equals_eager(videos, tmp_path):
-    eager, compiled = (run(job(videos, tmp_path / f"{c}", compile=c, steps=3)) for c in (False, True))
-    assert [line["loss"] for line in compiled] == pytest.approx([line["loss"] for line in eager], rel=1e-4)
 
 
 def test_bf16_trains(videos, tmp_path):

@@ -1,0 +1,120 @@
+import os
+
+import pytest
+
+from mmim.data.sources import find_samples, listed_path
+from mmim.errors import DataError
+from tests.toy import Toy
+
+TOY = {"toy": Toy()}
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def found(data) -> list[str]:
+    return [sample.id for sample in find_samples(data, TOY)]
+
+
+def test_a_folder_is_searched_through_and_sorted(tmp_path):
+    touch(tmp_path, "b.npy", "a/z.npy", "a/b/c.npy", "a.npy")
+    assert found(tmp_path) == ["a.npy", "a/b/c.npy", "a/z.npy", "b.npy"]
+
+
+def test_upper_case_suffixes_count_and_others_do_not(tmp_path):
+    touch(tmp_path, "a.NPY", "b.Npy", "c.txt", "d", "npy")
+    assert found(tmp_path) == ["a.NPY", "b.Npy"]
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path):
+    touch(tmp_path, ".a.npy", ".git/b.npy", "c/.d/e.npy", "c/f.npy")
+    assert found(tmp_path) == ["c/f.npy"]
+
+
+def test_links_are_followed(tmp_path):
+    touch(tmp_path, "elsewhere/a.npy", "data/b.npy")
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "data" / "c.npy").symlink_to(tmp_path / "elsewhere" / "a.npy")
+    assert found(tmp_path / "data") == ["b.npy", "c.npy", "linked/a.npy"]
+
+
+def test_a_link_to_its_own_folder_ends(tmp_path):
+    touch(tmp_path, "a.npy")
+    (tmp_path / "again").symlink_to(tmp_path, target_is_directory=True)
+    assert found(tmp_path) == ["a.npy"]
+
+
+def test_moving_the_data_changes_no_hash(tmp_path):
+    touch(tmp_path, "one/a/b.npy", "two/a/b.npy")
+    one, two = (find_samples(tmp_path / name, TOY)[0] for name in ("one", "two"))
+    assert one.hash == two.hash
+    assert one.sources != two.sources
+
+
+def test_a_list_has_labels_spaces_commas_and_repetitions(tmp_path):
+    touch(tmp_path, "d/a.npy", "b c.npy", "e,f.npy")
+    (tmp_path / "list.txt").write_text(
+        "d/a.npy 3\n\nb c.npy\t12\nd/a.npy 3\n  \ne,f.npy,7\nmissing.npy\nd/other.txt 1\n"
+    )
+    assert found(tmp_path / "list.txt") == ["b c.npy", "d/a.npy", "e,f.npy", "missing.npy"]
+
+
+def test_paths_of_a_list_are_relative_to_it_or_absolute(tmp_path, monkeypatch):
+    touch(tmp_path, "lists/a.npy", "b.npy")
+    (tmp_path / "lists" / "list.txt").write_text(f"a.npy 0\n../b.npy 1\n{tmp_path}/b.npy\n")
+    monkeypatch.chdir(tmp_path / "lists")
+    samples = find_samples(tmp_path / "lists" / "list.txt", TOY)
+    assert [sample.id for sample in samples] == ["../b.npy", f"{tmp_path}/b.npy", "a.npy"]
+    assert all(sample.sources["toy"].path.exists() for sample in samples)
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ("a.npy", "a.npy"),
+        ("a.npy 3", "a.npy"),
+        ("a.npy\t3", "a.npy"),
+        ("a.npy,3", "a.npy"),
+        ("a,b.npy", "a,b.npy"),
+        ("a b.npy 3", "a b.npy"),
+        ("  a.npy 3  ", "a.npy"),
+        ("a.npy -1", "a.npy"),
+        ("frames/a 0 120 3", "frames/a"),
+        ("take 2.npy", "take 2.npy"),
+        ("7", "7"),
+        ("", ""),
+    ],
+)
+def test_a_line_is_a_path_before_trailing_numbers(line, path):
+    assert listed_path(line) == path
+
+
+def test_every_modality_that_reads_a_suffix_gets_the_file(tmp_path):
+    touch(tmp_path, "a.npy")
+    (sample,) = find_samples(tmp_path, {"one": Toy(), "other": Toy()})
+    assert list(sample.sources) == ["one", "other"]
+
+
+def test_a_missing_place_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"There is no .*nowhere\. Give --data a folder of files, or a text file"):
+        find_samples(tmp_path / "nowhere", TOY)
+
+
+def test_a_folder_without_readable_files_says_what_was_looked_for(tmp_path):
+    touch(tmp_path, "a.txt", "b.txt")
+    with pytest.raises(DataError, match=r"holds 2 files and none that toy can read \(\.npy\)"):
+        find_samples(tmp_path, TOY)
+
+
+def test_a_file_that_is_no_list_says_so(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(DataError, match="is not a text file.*--data takes a folder, or a list with a path per line"):
+        find_samples(tmp_path / "a.bin", TOY)
+
+
+def test_a_name_that_is_not_utf8_is_a_sample(tmp_path):
+    (tmp_path / os.fsdecode(b"clip\xff.npy")).touch()
+    assert find_samples(tmp_path, TOY)[0].hash > 0

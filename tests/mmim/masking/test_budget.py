@@ -1,0 +1,101 @@
+import pytest
+import torch
+
+from mmim.draw import Draw
+from mmim.errors import MaskingError, OptionError
+from mmim.masking.budget import Ratio, split_at
+from mmim.records import Tokens
+from tests.toy import tokens
+
+
+@pytest.mark.parametrize(
+    ("budget", "n", "grid", "kept"),
+    [
+        (Ratio(0.75, "kept_down"), 196, (14, 14), 49),  # MAE
+        (Ratio(0.9, "hidden_down", whole_frames=True), 1568, (8, 14, 14), 160),  # VideoMAE
+        (Ratio(0.9, "hidden_down", whole_frames=True), 2048, (8, 16, 16), 208),  # VideoMAE V2, encoder
+        (Ratio(0.9, "kept_down"), 1568, (8, 14, 14), 156),  # OmniMAE, video ("about 157")
+        (Ratio(0.6, "hidden_down"), 64, None, 26),  # Point-MAE
+        (Ratio(0.6, "hidden_up"), 36, (6, 6), 36 - 22),  # SimMIM with Swin, 192 pixels
+        (Ratio(0.6, "hidden_up"), 49, (7, 7), 49 - 30),  # SimMIM with ViT, 224 pixels
+        (Ratio(0.4, "nearest"), 196, (14, 14), 196 - 78),  # MaskFeat with ViT
+        (Ratio(0.4, "nearest"), 392, (8, 7, 7), 392 - 157),  # MaskFeat with MViT
+        (Ratio(0.8, "kept_down"), 512, (8, 64), 102),  # Audio-MAE
+        (Ratio(0.75, "kept_down"), 512, (8, 64), 128),  # CAV-MAE, audio
+        (Ratio(0.8, "kept_down"), 196, (14, 14), 39),  # data2vec 2
+    ],
+)
+def test_keeps_as_many_tokens_as_the_published_system(budget, n, grid, kept):
+    assert budget.num_keep(n, grid) == kept  # fact sheet 2.2
+
+
+def test_mae_keeps_the_floating_error_of_its_formula():
+    # 1 - 0.9 is just below 0.1, so int(20 * (1 - 0.9)) is 1 where arithmetic on paper says 2; MAE's code does the same.
+    assert Ratio(0.9, "kept_down").num_keep(20) == 1
+    assert Ratio(0.9, "hidden_down").num_keep(20) == 2
+
+
+@pytest.mark.parametrize("valid", [None, torch.rand(5, 24, generator=torch.Generator().manual_seed(0)) < 0.5])
+def test_visible_and_hidden_partition_the_tokens(valid):
+    made = tokens(5, valid=valid)
+    ranks = {"a": torch.rand(5, 24)}
+    split = Ratio(0.7).cut(ranks, {"a": made}, Draw(torch.arange(5)))["a"]
+    both = torch.cat([split.ids_keep, split.ids_masked], dim=1)
+    assert torch.equal(both.sort(dim=1).values, torch.arange(24).expand(5, 24))
+
+
+def test_the_lowest_ranks_stay_visible():
+    rank = torch.tensor([[0.5, 0.1, 0.9, 0.3]])
+    split = split_at(rank, 2, Tokens(torch.zeros(1, 4, 1), torch.zeros(1, 4, 1)))
+    assert split.ids_keep.tolist() == [[1, 3]]
+    assert split.ids_masked.tolist() == [[0, 2]]
+
+
+def test_ties_go_in_token_order():
+    n = 1568
+    split = split_at(torch.zeros(1, n), 100, Tokens(torch.zeros(1, n, 1), torch.zeros(1, n, 1)))
+    assert split.ids_keep.tolist() == [list(range(100))]
+
+
+def test_validity_follows_the_tokens():
+    valid = torch.tensor([[True, False, True, False]])
+    split = split_at(torch.tensor([[0.3, 0.2, 0.1, 0.4]]), 2, Tokens(torch.zeros(1, 4, 1), torch.zeros(1, 4, 1), valid))
+    assert split.keep_valid is not None
+    assert split.masked_valid is not None
+    assert split.keep_valid.tolist() == [[True, False]]
+    assert split.masked_valid.tolist() == [[True, False]]
+
+
+def test_full_tokens_need_no_validity():
+    split = split_at(torch.rand(2, 24), 5, tokens())
+    assert split.keep_valid is None
+    assert split.masked_valid is None
+
+
+def test_modalities_are_cut_each_by_its_own_count():
+    made = {"a": tokens(grid=(4, 2, 3)), "b": tokens(grid=(2, 2, 2))}
+    ranks = {name: torch.rand(2, part.count) for name, part in made.items()}
+    splits = Ratio(0.75).cut(ranks, made, Draw(torch.arange(2)))
+    assert {name: split.ids_keep.shape[1] for name, split in splits.items()} == {"a": 6, "b": 2}
+
+
+@pytest.mark.parametrize(("ratio", "n", "grid", "most"), [(0.9, 4, (2, 2), 0.75), (1.0, 3, (3,), 0.6666)])
+def test_hiding_everything_is_refused_with_the_largest_ratio_that_works(ratio, n, grid, most):
+    message = rf"Ratio\(ratio={ratio}.*hides all {n} tokens of grid .*Use a ratio <= {most}, or smaller patches"
+    with pytest.raises(MaskingError, match=message):
+        Ratio(ratio).num_keep(n, grid)
+
+
+@pytest.mark.parametrize("rounding", ["kept_down", "hidden_down", "hidden_up", "nearest"])
+@pytest.mark.parametrize("n", [2, 3, 4, 7, 10, 49, 196])
+def test_the_ratio_that_the_message_proposes_works(rounding, n):
+    with pytest.raises(MaskingError) as refused:
+        Ratio(1.0, rounding).num_keep(n)
+    proposed = float(str(refused.value).split("<= ")[1].split(",")[0])
+    assert Ratio(proposed, rounding).num_keep(n) >= 1
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.1, 90.0])
+def test_a_ratio_is_a_share(ratio):
+    with pytest.raises(OptionError, match=rf"masking ratio of {ratio} can't be.*\[0, 1\]"):
+        Ratio(ratio)

@@ -1,0 +1,54 @@
+from dataclasses import dataclass
+
+import pytest
+
+from mmim.errors import OptionError
+from mmim.masking.random import RandomMasking
+from mmim.parts import AXES, check_name, lookup, name_of, names, register
+from tests.toy import Toy
+
+
+@pytest.mark.parametrize(("axis", "name"), [(axis, name) for axis in AXES for name in names(axis)])
+def test_every_installed_part_lies_on_its_axis_and_finds_its_name(axis, name):
+    part = lookup(axis, name)
+    assert part.axis == axis
+    assert name_of(part) == name
+
+
+def test_every_axis_has_a_part():
+    assert [axis for axis in AXES if not names(axis)] == []
+
+
+def test_a_part_of_a_script_is_found_by_its_name():
+    assert lookup("modality", "toy") is Toy
+    assert name_of(Toy) == "toy"
+    assert "toy" in names("modality")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(
+        OptionError, match=r"No masking is called 'tubes'; there are .*random.*tube.* Did you mean 'tube'\?"
+    ):
+        lookup("masking", "tubes")
+
+
+def test_a_name_far_from_all_asks_for_the_package():
+    with pytest.raises(OptionError, match="Is the package that brings it installed"):
+        lookup("masking", "qqqq")
+
+
+def test_a_part_without_a_name_says_how_to_give_it_one():
+    @dataclass(frozen=True)
+    class Mine(RandomMasking):
+        pass
+
+    with pytest.raises(OptionError, match=r"Mine has no name: add an entry point in the group 'mmim.masking'"):
+        name_of(Mine)
+
+
+@pytest.mark.parametrize("name", ["two words", "1st", "class", "keys", "a.b", ""])
+def test_a_name_that_can_not_be_a_module_is_refused(name):
+    with pytest.raises(OptionError, match="can't be used: use letters, digits and _"):
+        check_name(name)
+    with pytest.raises(OptionError, match="can't be used"):
+        register(name)(Toy)
