@@ -44,10 +44,12 @@ def save(
     if training is not None:
         _write_tensors(partial / "training.safetensors", training)
         _write_text(partial / "training.json", json.dumps(dict(state or {})))
+    replaced = folder / f".step-{step}.replaced"
     if final.exists():
-        shutil.rmtree(final)
+        final.rename(replaced)
     partial.rename(final)
     _sync(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
     return final
 
 
@@ -60,7 +62,9 @@ def steps(folder: Path) -> list[int]:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints; 0 keeps all."""
+    """Remove all but the newest `keep` checkpoints (0 keeps all), and what killed processes left half-written."""
+    for left_over in folder.glob(".step-*"):
+        shutil.rmtree(left_over)
     for step in steps(folder)[:-keep] if keep else []:
         shutil.rmtree(folder / f"step-{step}")
 
@@ -163,10 +167,16 @@ def optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dic
 
 
 def restore_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimiser_tensors` gave."""
+    """Put back what `optimiser_tensors` gave.
+
+    Raises:
+        CheckpointError: it is of another model.
+    """
     parameters = dict(model.named_parameters())
     for name, value in tensors.items():
         parameter, _, key = name.partition("|")
+        if parameter not in parameters:
+            raise CheckpointError(f"The optimiser's state is of a parameter {parameter} that this model does not have.")
         owner = parameters[parameter]
         optimiser.state[owner][key] = value.to(owner.device) if value.ndim else value
 

@@ -9,6 +9,7 @@ every product kept below 63 bits so that CPU, GPU and compiled graphs agree to t
 import hashlib
 import zlib
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,15 +17,20 @@ from jaxtyping import Float, Int64, UInt64
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
+_INDEX = 0x5BD1E995  # so that index 0 is mixed too
 
 
-def _times(x: Tensor, factor: int) -> Tensor:
-    """X * factor modulo 2 ** 32 for x below 2 ** 32, through two 16-bit halves."""
+Whole = TypeVar("Whole", int, Tensor)
+"""Tensors for a batch, plain Python for the few numbers of a loader's worker, where tensors would cost more."""
+
+
+def _times(x: Whole, factor: int) -> Whole:
+    """Multiply a number below 2 ** 32 modulo 2 ** 32, through two 16-bit halves."""
     return ((x & 0xFFFF) * factor + ((((x >> 16) * factor) & 0xFFFF) << 16)) & _MASK
 
 
-def mix(x: Tensor) -> Tensor:
-    """A bijection of [0, 2 ** 32) on int64 tensors in which every input bit reaches every output bit."""
+def mix(x: Whole) -> Whole:
+    """A bijection of [0, 2 ** 32) in which every input bit reaches every output bit."""
     x = _times(x ^ (x >> 16), 0x85EBCA6B)
     x = _times(x ^ (x >> 13), 0xC2B2AE35)
     return x ^ (x >> 16)
@@ -33,6 +39,12 @@ def mix(x: Tensor) -> Tensor:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _name_hash(name: str) -> int:
     return zlib.crc32(name.encode())
+
+
+def _word(keys: Whole, name: str) -> Whole:
+    """32 bits from a 63-bit key and a name."""
+    low, high = keys & _MASK, (keys >> 32) & _MASK
+    return mix(mix(high ^ _name_hash(name)) ^ low)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +58,19 @@ class Draw:
 
     def named(self, name: str) -> "Draw":
         """The draws of one part (a modality, a view, a policy), independent of those of other names."""
-        low, high = self.keys & _MASK, (self.keys >> 32) & _MASK
-        word = mix(mix(high ^ _name_hash(name)) ^ low)
+        word = _word(self.keys, name)
         return Draw((word << 31) ^ mix(word ^ 0x9E3779B9))
 
     def uniform(self, name: str, n: int) -> Float[Tensor, "b {n}"]:
         """Uniform numbers in [0, 1) with 24 bits. They tie in about one row of ten at n = 1568: sort stably."""
-        low, high = self.keys & _MASK, (self.keys >> 32) & _MASK
-        word = mix(mix(high ^ _name_hash(name)) ^ low)
-        index = mix(torch.arange(n, device=self.keys.device) ^ 0x5BD1E995)
-        return (mix(word[:, None] ^ index) >> 8).to(torch.float32) * 2.0**-24
+        index = mix(torch.arange(n, device=self.keys.device) ^ _INDEX)
+        return (mix(_word(self.keys, name)[:, None] ^ index) >> 8).to(torch.float32) * 2.0**-24
+
+    def floats(self, name: str, n: int) -> list[float]:
+        """The same numbers for a draw with one key, in plain Python: faster for the few that a crop needs."""
+        (key,) = self.keys.tolist()
+        word = _word(key, name)
+        return [(mix(word ^ mix(i ^ _INDEX)) >> 8) * 2.0**-24 for i in range(n)]
 
 
 def stable_hash(*parts: object) -> int:

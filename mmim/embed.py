@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -38,25 +38,30 @@ class Embeddings:
     unreadable: list[Unreadable]
 
 
+def read(
+    samples: Sequence[Sample], modalities: Mapping[str, Modality], *, batch: int = 32, workers: int = 0
+) -> Iterator[Loaded]:
+    """The samples in order, in their deterministic evaluation views."""
+    return load(samples, modalities, in_order(len(samples), batch), seed=None, workers=workers)
+
+
 def embed(
     model: MaskedModel,
     samples: Sequence[Sample],
+    batches: Iterable[Loaded],
     *,
-    batch: int = 32,
-    workers: int = 0,
     device: torch.device | str = "cpu",
     features: bool = False,
 ) -> Embeddings:
-    """Embed samples in their deterministic evaluation views, in order.
+    """Embed `batches`, which are `read(samples, ...)`; `features` asks for the plain features as well.
 
     Raises:
-        DataError: none of them can be read.
+        DataError: none of the samples can be read.
     """
     model = model.to(device).eval()
-    modalities = model.method.modalities
     unreadable: list[Unreadable] = []
     columns: dict[str, list[np.ndarray]] = defaultdict(list)
-    for loaded in read(samples, modalities, batch=batch, workers=workers):
+    for loaded in batches:
         unreadable += loaded.unreadable
         with torch.inference_mode():
             for name, vectors in _vectors(model, loaded, device).items():
@@ -64,28 +69,20 @@ def embed(
         for name, flags in loaded.batch.present.items():
             columns[f"present/{name}"].append(flags.numpy())
             if features:
-                columns[f"features/{name}"].append(modalities[name].features(loaded.batch.views["main"][name]).numpy())
+                raw = loaded.batch.views["main"][name]
+                columns[f"features/{name}"].append(model.method.modalities[name].features(raw).numpy())
     bad = {item.id for item in unreadable}
     kept = np.array([sample.id not in bad for sample in samples])
     if not kept.any():
-        raise DataError(
-            f"None of the {len(samples)} files can be read; the first: {unreadable[0].id}: {unreadable[0].reason}."
-        )
+        first = f"{unreadable[0].id}: {unreadable[0].reason}"
+        raise DataError(f"None of the {len(samples)} files can be read; the first: {first}.")
 
     def rows(kind: str) -> dict[str, np.ndarray]:
-        return {
-            name.removeprefix(kind): np.concatenate(parts)[kept]
-            for name, parts in columns.items()
-            if name.startswith(kind)
-        }
+        found = {name.removeprefix(kind): parts for name, parts in columns.items() if name.startswith(kind)}
+        return {name: np.concatenate(parts)[kept] for name, parts in found.items()}
 
     ids = [sample.id for sample in samples if sample.id not in bad]
     return Embeddings(ids, rows("present/"), rows("vectors/"), rows("features/"), unreadable)
-
-
-def read(samples: Sequence[Sample], modalities: dict[str, Modality], *, batch: int, workers: int) -> Iterator[Loaded]:
-    """The samples in order, in evaluation views."""
-    return load(samples, modalities, in_order(len(samples), batch), seed=None, workers=workers)
 
 
 def _vectors(model: MaskedModel, loaded: Loaded, device: torch.device | str) -> dict[str, np.ndarray]:

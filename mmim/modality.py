@@ -62,10 +62,12 @@ class Target(Part):
     def pieces(
         self, pred: Float[Tensor, "b m p"], tokens: Tokens, ids: Int64[Tensor, "b m"], modality: "Modality"
     ) -> Float[Tensor, "b m *piece"] | None:
-        """A prediction as pieces in raw units, for a picture; None if it can't be drawn.
+        """A prediction as pieces in raw units, for a picture; None if it can't be drawn."""
 
-        A target normalised per token borrows the true mean and deviation of the hidden token: such pictures flatter.
-        """
+    @property
+    def flatters(self) -> bool:
+        """Whether `pieces` borrows the truth's mean and deviation, so that a picture must say so."""
+        return False
 
 
 class Modality(Part):

@@ -149,7 +149,7 @@ def _take(args: list[str], option: str) -> str | None:
         elif equals:
             found = value
             del args[i]
-        elif i + 1 < len(args):
+        elif i + 1 < len(args) and not args[i + 1].startswith("--"):
             found = args[i + 1]
             del args[i : i + 2]
         else:

@@ -110,14 +110,14 @@ class Video(Modality):
     def _numbers(self, num_frames: int, draw: Draw | None) -> Int64[Tensor, " {self.frames}"]:
         """The numbers of a clip's frames in the file."""
         starts = max(num_frames - self.frames * self.stride + 1, 1)
-        start = (starts - 1) // 2 if draw is None else int(draw.uniform("clip", 1).item() * starts)
+        start = (starts - 1) // 2 if draw is None else int(draw.floats("clip", 1)[0] * starts)
         steps = torch.arange(self.frames).clamp(max=(num_frames - 1 - start) // self.stride)
         return start + self.stride * steps
 
     def _view(self, clip: UInt8[Tensor, "T h w 3"], draw: Draw | None) -> UInt8[Tensor, "3 T H W"]:
         """A clip, cropped, perhaps mirrored."""
         clip = resized_crop(clip, self._window(clip.shape[1], clip.shape[2], draw), self.size)
-        if self.flip and draw is not None and draw.uniform("flip", 1).item() < 0.5:
+        if self.flip and draw is not None and draw.floats("flip", 1)[0] < 0.5:
             clip = clip.flip(2)
         return rearrange(clip, "t h w c -> c t h w").contiguous()
 

@@ -10,13 +10,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from mmim.masking.budget import Ratio
+from mmim.layers.patches import grid_coords, to_patches
 from mmim.model import MaskedModel, Step
+from mmim.options import apply
 from mmim.records import Batch, Split, Tokens
 from modalities.video import Video
 from recipes.videomae import VIDEOMAE
-from mmim.layers.patches import grid_coords, to_patches
-from mmim.options import apply
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -31,7 +30,19 @@ class NormalisedVideo(Video):
         return Tokens(to_patches(raw, patch), grid_coords(grid), grid=grid)
 
 
-def toy(video: type[Video] = Video, *, frames=4, size=32, patch=8, width=48, depth=3, heads=4, decoder=(32, 2, 2), ratio=0.75, **overrides):
+def toy(
+    video: type[Video] = Video,
+    *,
+    frames=4,
+    size=32,
+    patch=8,
+    width=48,
+    depth=3,
+    heads=4,
+    decoder=(32, 2, 2),
+    ratio=0.75,
+    **overrides,
+):
     """The VideoMAE recipe at a size that runs in milliseconds."""
     recipe = replace(VIDEOMAE, modalities={"video": video(frames=frames, size=size, patch=patch, stride=1)}, size="")
     decoder_width, decoder_depth, decoder_heads = decoder
@@ -55,7 +66,13 @@ def batch_of(clips: Tensor, keys: Tensor | None = None, present: Tensor | None =
     """A batch of clips."""
     b = clips.shape[0]
     ids = torch.arange(b)
-    return Batch({"main": {"video": clips}}, {"video": torch.ones(b, dtype=torch.bool) if present is None else present}, ids, ids if keys is None else keys, torch.tensor(0))
+    return Batch(
+        {"main": {"video": clips}},
+        {"video": torch.ones(b, dtype=torch.bool) if present is None else present},
+        ids,
+        ids if keys is None else keys,
+        torch.tensor(0),
+    )
 
 
 def random_clips(b: int, frames: int = 4, size: int = 32, seed: int = 0) -> Tensor:
@@ -116,7 +133,7 @@ def official() -> Reference:
     """`videomae.safetensors`: the official class at toy size."""
     with safe_open(REFERENCE / "videomae.safetensors", "pt") as file:
         config = json.loads(file.metadata()["constructor"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     recipe = toy(
         NormalisedVideo,
         frames=16,

@@ -8,7 +8,7 @@ from rich.console import Console
 from mmim import checkpoint as checkpoints
 from mmim.data.sources import find_samples
 from mmim.embed import embed as embed_samples
-from mmim.embed import write_parquet
+from mmim.embed import read, write_parquet
 from mmim.errors import OptionError
 
 
@@ -31,7 +31,9 @@ def embed(checkpoint: Path, data: Path, out: Path, batch: int = 32, workers: int
     model = checkpoints.load(folder)
     samples = find_samples(data, model.method.modalities)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = embed_samples(model, samples, batch=batch, workers=workers, device=device)
+    found = embed_samples(
+        model, samples, read(samples, model.method.modalities, batch=batch, workers=workers), device=device
+    )
     write_parquet(found, out, checkpoints.digest(folder), source=str(folder))
     for bad in found.unreadable:
         console.print(f"left out {bad.id}: {bad.reason}", markup=False, highlight=False)

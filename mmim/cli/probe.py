@@ -1,6 +1,7 @@
 """`mmim probe`."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from rich.console import Console
 
 from mmim import checkpoint as checkpoints
+from mmim.data.loader import Loaded
 from mmim.data.sources import find_samples
-from mmim.embed import embed
+from mmim.embed import embed, read
 from mmim.errors import DataError, OptionError
 from mmim.evaluation.labels import find_labels
 from mmim.evaluation.report import as_dict, compare, table
@@ -98,9 +100,13 @@ def _embed(
     torch.manual_seed(seed)
     untrained = MaskedModel(trained.method)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    ours = embed(trained, samples, batch=batch, workers=workers, device=device, features=True)
+
+    def batches() -> Iterator[Loaded]:
+        return read(samples, trained.method.modalities, batch=batch, workers=workers)
+
+    ours = embed(trained, samples, batches(), device=device, features=True)
     for bad in ours.unreadable:
         console.print(f"left out {bad.id}: {bad.reason}", markup=False, highlight=False)
-    theirs = embed(untrained, samples, batch=batch, workers=workers, device=device)
+    theirs = embed(untrained, samples, batches(), device=device)
     raw = {f"raw {name}": part for name, part in ours.features.items()}
     return ours.ids, {"trained": ours.vectors["joint"], "untrained": theirs.vectors["joint"], **raw}

@@ -62,7 +62,7 @@ def random_resized_window(
         scale: lowest and highest area, as shares of the picture's.
         ratio: lowest and highest width / height, drawn uniformly in the logarithm.
     """
-    numbers = draw.uniform("random resized crop", 2 * TRIES + 2)[0].tolist()
+    numbers = draw.floats("random resized crop", 2 * TRIES + 2)
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for area, aspect in zip(numbers[:TRIES], numbers[TRIES : 2 * TRIES], strict=True):
         pixels = height * width * (scale[0] + area * (scale[1] - scale[0]))
@@ -85,7 +85,7 @@ def multi_scale_window(height: int, width: int, draw: Draw) -> Window:
     2 pixels of the wanted size for that size, which saves a resize; here it is resized.
     """
     shapes = [(a, b) for (i, a), (j, b) in product(enumerate(SHARES), repeat=2) if abs(i - j) <= 1]
-    shape, place = draw.uniform("multi-scale crop", 2)[0].tolist()
+    shape, place = draw.floats("multi-scale crop", 2)
     h, w = (max(1, int(min(height, width) * share)) for share in shapes[_pick(len(shapes), shape)])
     down, across = QUARTERS[_pick(len(QUARTERS), place)]
     return Window((height - h) // 4 * down, (width - w) // 4 * across, h, w)

@@ -33,6 +33,10 @@ class Pixels(Target):
     units: Literal["normalised", "raw"] = "normalised"
     """Start from what the encoder sees, or from values in the file's range [0, 1]."""
 
+    @property
+    def flatters(self) -> bool:
+        return self.normalise != "none"
+
     def size(self, modality: Modality) -> int:
         return prod(modality.piece)
 

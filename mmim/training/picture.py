@@ -14,6 +14,7 @@ from mmim.modality import Modality
 from mmim.model import MaskedModel, Step
 from mmim.records import Split, Tokens
 
+FLATTERS = "Drawn with the hidden tokens' true mean and deviation, which are not predicted."
 HIDDEN = 0.5
 """Grey, in raw units, where the encoder saw nothing."""
 
@@ -27,27 +28,18 @@ def reconstructions(
     Targets normalised per token are drawn with the hidden token's own mean and deviation, which a prediction does not
     contain; the picture says so.
     """
-    batch = next(
-        load(samples, model.method.modalities, in_order(len(samples), len(samples)), seed=None, workers=0)
-    ).batch.to(device)
-    step = Step(model.eval(), batch)
-    files = []
+    views = load(samples, model.method.modalities, in_order(len(samples), len(samples)), seed=None, workers=0)
+    step, files = Step(model.eval(), batch := next(views).batch.to(device)), []
     for name, task in model.method.tasks.items():
-        modality, tokens, split = (
-            model.method.modalities[task.modality],
-            step.tokens[task.modality],
-            step.splits[task.modality],
-        )
+        modality, tokens = model.method.modalities[task.modality], step.tokens[task.modality]
+        split = step.splits[task.modality]
         predicted = task.target.pieces(step.prediction(name), tokens, split.ids_masked, modality)
-        if predicted is not None:
-            rows = _rows(modality, tokens, split, predicted)
-            present = [i for i, there in enumerate(batch.present[task.modality].tolist()) if there]
-            files.append(
-                _draw(
-                    [{title: pictures[i] for title, pictures in rows.items()} for i in present],
-                    folder / f"reconstruction-{name}.png",
-                )
-            )
+        present = [i for i, there in enumerate(batch.present[task.modality].tolist()) if there]
+        if predicted is None or not present:
+            continue
+        rows = _rows(modality, tokens, split, predicted)
+        pictures = [(title, rows[title][i]) for i in present for title in rows]
+        files.append(_draw(pictures, folder / f"reconstruction-{name}.png", FLATTERS if task.target.flatters else ""))
     return files
 
 
@@ -68,11 +60,10 @@ def _rows(
     }
 
 
-def _draw(samples: list[dict[str, UInt8[np.ndarray, "H W 3"]]], file: Path) -> Path:
+def _draw(rows: list[tuple[str, UInt8[np.ndarray, "H W 3"]]], file: Path, note: str) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = [(title, picture) for sample in samples for title, picture in sample.items()]
     height, width = rows[0][1].shape[:2]
     figure = Figure(figsize=(10, (10 * height / width + 0.22) * len(rows) + 0.4))
     FigureCanvasAgg(figure)
@@ -81,9 +72,7 @@ def _draw(samples: list[dict[str, UInt8[np.ndarray, "H W 3"]]], file: Path) -> P
         axis.imshow(picture, interpolation="nearest")
         axis.set_title(title, fontsize=8, loc="left", pad=2)
         axis.set_axis_off()
-    figure.text(
-        0.01, 0.002, "Normalised targets are drawn with the hidden token's true mean and deviation.", fontsize=7
-    )
+    figure.text(0.01, 0.002, note, fontsize=7)
     figure.tight_layout(pad=0.3, rect=(0, 0.01, 1, 1))
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)

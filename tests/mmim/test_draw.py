@@ -138,3 +138,10 @@ assert torch.equal(torch.compile(draw, fullgraph=True)(keys), draw(keys))
 def test_a_compiled_graph_draws_the_same():
     # In a process of its own, since a graph can't hold the shape checks that pytest adds.
     subprocess.run([sys.executable, "-c", COMPILE], check=True, timeout=120)
+
+
+def test_plain_python_draws_the_same_numbers():
+    for key in (0, 1, 7919, 2**63 - 1, 123456789012345678):
+        draw = Draw(torch.tensor([key]))
+        assert draw.floats("crop", 20) == draw.uniform("crop", 20)[0].tolist()
+        assert draw.named("video").floats("crop", 5) == draw.named("video").uniform("crop", 5)[0].tolist()

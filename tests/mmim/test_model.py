@@ -35,7 +35,9 @@ def mean_loss(model, batch, splits=None):
 def test_masked_values_never_reach_the_encoder(model):
     clips = random_clips(2)
     step = Step(model, batch_of(clips))
-    hidden = torch.zeros(2, step.tokens["video"].count, dtype=torch.bool).scatter(1, step.splits["video"].ids_masked, True)
+    hidden = torch.zeros(2, step.tokens["video"].count, dtype=torch.bool).scatter(
+        1, step.splits["video"].ids_masked, True
+    )
     modality = model.method.modalities["video"]
     places = hidden[..., None, None, None, None].expand(step.tokens["video"].values.shape).double()
     pixels = modality.untokenize(places, step.tokens["video"].grid).bool()
@@ -46,7 +48,9 @@ def test_masked_values_never_reach_the_encoder(model):
 
 def test_visible_values_do_reach_the_encoder(model):
     clips = random_clips(2)
-    assert not torch.equal(Step(model, batch_of(255 - clips)).latents().values, Step(model, batch_of(clips)).latents().values)
+    assert not torch.equal(
+        Step(model, batch_of(255 - clips)).latents().values, Step(model, batch_of(clips)).latents().values
+    )
 
 
 def test_visible_and_masked_partition_the_tokens(model):
@@ -65,14 +69,18 @@ def test_a_sample_gets_the_same_mask_and_latents_in_any_batch(model):
 
 def test_another_visit_gets_another_mask(model):
     clips = random_clips(2)
-    first, second = (Step(model, batch_of(clips, torch.tensor(keys))).splits["video"].ids_keep for keys in ((1, 2), (3, 4)))
+    first, second = (
+        Step(model, batch_of(clips, torch.tensor(keys))).splits["video"].ids_keep for keys in ((1, 2), (3, 4))
+    )
     assert not torch.equal(first, second)
 
 
 def test_counts_equal_those_of_the_losses(model):
     batch = batch_of(random_clips(4), present=torch.tensor([True, False, True, True]))
     losses = model(batch)
-    assert {name: float(n) for name, n in model.counts(batch).items()} == {name: t.count.item() for name, t in losses.items()}
+    assert {name: float(n) for name, n in model.counts(batch).items()} == {
+        name: t.count.item() for name, t in losses.items()
+    }
 
 
 def test_absent_samples_add_nothing_to_the_loss(model):
@@ -90,7 +98,12 @@ def test_garbage_in_absent_samples_changes_nothing(model):
     present = torch.tensor([True, False])
     clips = random_clips(2)
     garbage = torch.stack([clips[0], random_clips(1, seed=5)[0]])
-    assert_close(mean_loss(model, batch_of(garbage, present=present)), mean_loss(model, batch_of(clips, present=present)), rtol=0, atol=0)
+    assert_close(
+        mean_loss(model, batch_of(garbage, present=present)),
+        mean_loss(model, batch_of(clips, present=present)),
+        rtol=0,
+        atol=0,
+    )
 
 
 def test_a_batch_without_anyone_gives_zero_and_finite_gradients(model):
@@ -110,7 +123,11 @@ def test_every_parameter_gets_a_gradient(model):
 def test_gradients_equal_finite_differences(model):
     batch = batch_of(random_clips(1))
     mean_loss(model, batch).backward()
-    for parameter in (model.trunk.encoder.blocks[0].attn.q_bias, model.decoders["video"].mask_token, model.trunk.embedders["video"].proj.weight):
+    for parameter in (
+        model.trunk.encoder.blocks[0].attn.q_bias,
+        model.decoders["video"].mask_token,
+        model.trunk.embedders["video"].proj.weight,
+    ):
         flat, index, h = parameter.data.view(-1), parameter.grad.abs().argmax(), 1e-5
         flat[index] += h
         above = mean_loss(model, batch).item()
@@ -157,9 +174,15 @@ def test_decoder_predicts_at_the_hidden_places(model):
     step = Step(model, batch_of(random_clips(2)))
     split = step.splits["video"]
     assert step.prediction("video").shape[:2] == split.ids_masked.shape
-    raw = model.method.modalities["video"].raw(gather_tokens(step.tokens["video"].values, split.ids_masked)).movedim(2, -1)
+    raw = (
+        model.method.modalities["video"]
+        .raw(gather_tokens(step.tokens["video"].values, split.ids_masked))
+        .movedim(2, -1)
+    )
     centred = raw - raw.mean(dim=(2, 3, 4), keepdim=True)
-    assert_close(step.target("video").reshape(raw.shape) * (raw.var(dim=(2, 3, 4), keepdim=True).sqrt() + 1e-6), centred)
+    assert_close(
+        step.target("video").reshape(raw.shape) * (raw.var(dim=(2, 3, 4), keepdim=True).sqrt() + 1e-6), centred
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,7 +203,10 @@ def test_what_does_not_fit_fails_at_construction(path, value, message):
 @pytest.mark.slow
 def test_compiles_to_one_graph_that_serves_other_samples_and_epochs():
     done = subprocess.run(  # in a process of its own, where the shape checks of the tests are not in the graph's way
-        [sys.executable, str(ROOT / "tests/mmim/compiled.py")], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        [sys.executable, str(ROOT / "tests/mmim/compiled.py")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])

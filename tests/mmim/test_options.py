@@ -138,7 +138,7 @@ def test_a_config_that_is_none_says_so(tmp_path, text, message):
 
 
 def test_an_unknown_field_in_a_config_is_answered_with_those_that_are(config):
-    with pytest.raises(OptionError, match="encoder has no field dept; there are .*depth"):
+    with pytest.raises(OptionError, match=r"encoder has no field dept; there are .*depth"):
         ask("--config", config(encoder={"dept": 3}))
 
 

@@ -1,4 +1,4 @@
-"""Parity of the VideoMAE recipe with the official class and with transformers', and proof that parity notices faults."""
+"""Parity of the VideoMAE recipe with the official class and with transformers, and proof that it notices faults."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from mmim.options import apply
 from mmim.targets.pixels import Pixels
-from tests.videomae import Reference, build, errors, official, ours, redraw, toy, NormalisedVideo
+from tests.videomae import NormalisedVideo, Reference, build, errors, official, ours, redraw, toy
 
 F64 = {"latent": 2e-6, "pred": 2e-6, "target": 2e-6, "loss": 2e-6}
 F32 = {"latent": 2e-5, "pred": 2e-5, "target": 2e-4, "loss": 2e-5}  # tests/reference/README.md, "How to compare"
@@ -19,11 +19,23 @@ def huggingface(width, depth, heads, decoder, size, patch, frames) -> Reference:
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
     config = VideoMAEConfig(
-        image_size=size, patch_size=patch, num_frames=frames, tubelet_size=2, hidden_size=width, num_hidden_layers=depth,
-        num_attention_heads=heads, intermediate_size=4 * width, decoder_hidden_size=decoder[0], decoder_num_hidden_layers=decoder[1],
-        decoder_num_attention_heads=decoder[2], decoder_intermediate_size=4 * decoder[0], layer_norm_eps=1e-6, use_mean_pooling=False,
-        norm_pix_loss=True, attn_implementation="eager",
-    )  # fmt: skip
+        image_size=size,
+        patch_size=patch,
+        num_frames=frames,
+        tubelet_size=2,
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        decoder_hidden_size=decoder[0],
+        decoder_num_hidden_layers=decoder[1],
+        decoder_num_attention_heads=decoder[2],
+        decoder_intermediate_size=4 * decoder[0],
+        layer_norm_eps=1e-6,
+        use_mean_pooling=False,
+        norm_pix_loss=True,
+        attn_implementation="eager",
+    )
     model = VideoMAEForPreTraining(config).double().eval()
     redraw(model)
     model.decoder.norm.eps = 1e-6
@@ -35,14 +47,18 @@ def huggingface(width, depth, heads, decoder, size, patch, frames) -> Reference:
     with torch.no_grad():
         out = model(clip, bool_masked_pos=mask)
         latent = model.videomae(clip, bool_masked_pos=mask).last_hidden_state
-    ours_recipe = toy(NormalisedVideo, frames=frames, size=size, patch=patch, width=width, depth=depth, heads=heads, decoder=decoder)
+    ours_recipe = toy(
+        NormalisedVideo, frames=frames, size=size, patch=patch, width=width, depth=depth, heads=heads, decoder=decoder
+    )
     target = official_target(clip.transpose(1, 2), mask, patch)
     found = {"latent": latent, "pred": out.logits, "loss": out.loss, "target": target}
-    return Reference(ours_recipe, huggingface_to_ours(model.state_dict(), depth, decoder[1]), clip.transpose(1, 2), mask, found)
+    return Reference(
+        ours_recipe, huggingface_to_ours(model.state_dict(), depth, decoder[1]), clip.transpose(1, 2), mask, found
+    )
 
 
 def official_target(clip, mask, patch):
-    """The target once more from its definition, written with loops: transformers computes it inside and keeps it to itself."""
+    """The target once more from its definition, with loops: transformers computes it inside and keeps it."""
     mean, std = torch.tensor((0.485, 0.456, 0.406)).double(), torch.tensor((0.229, 0.224, 0.225)).double()
     raw = clip * std.view(1, 3, 1, 1, 1) + mean.view(1, 3, 1, 1, 1)
     rows = []
@@ -72,12 +88,17 @@ def huggingface_to_ours(state, depth, decoder_depth):
         ("decoders.video.heads.video", "decoder.head"),
     ):
         renamed |= {f"{ours_name}.{kind}": state[f"{theirs}.{kind}"] for kind in ("weight", "bias")}
-    stacks = [("trunk.encoder.blocks", "videomae.encoder.layer", depth), ("decoders.video.blocks", "decoder.decoder_layers", decoder_depth)]
+    stacks = [
+        ("trunk.encoder.blocks", "videomae.encoder.layer", depth),
+        ("decoders.video.blocks", "decoder.decoder_layers", decoder_depth),
+    ]
     for ours_name, theirs, count in stacks:
         for i in range(count):
             new, old = f"{ours_name}.{i}", f"{theirs}.{i}"
             attention = f"{old}.attention.attention"
-            renamed[f"{new}.attn.qkv.weight"] = torch.cat([state[f"{attention}.{part}.weight"] for part in ("query", "key", "value")])
+            renamed[f"{new}.attn.qkv.weight"] = torch.cat(
+                [state[f"{attention}.{part}.weight"] for part in ("query", "key", "value")]
+            )
             renamed[f"{new}.attn.q_bias"] = state[f"{attention}.query.bias"]
             renamed[f"{new}.attn.v_bias"] = state[f"{attention}.value.bias"]
             for mine, other in (
@@ -109,7 +130,9 @@ def test_equals_the_reference(name, dtype, allowed):
 def tanh_gelu(model):
     class Tanh(nn.Module):
         def forward(self, x):
-            return model.trunk.encoder.blocks[0].mlp.fc2(nn.functional.gelu(model.trunk.encoder.blocks[0].mlp.fc1(x), approximate="tanh"))
+            return model.trunk.encoder.blocks[0].mlp.fc2(
+                nn.functional.gelu(model.trunk.encoder.blocks[0].mlp.fc1(x), approximate="tanh")
+            )
 
     model.trunk.encoder.blocks[0]._modules["mlp"], inner = Tanh(), model.trunk.encoder.blocks[0].mlp
     tanh = model.trunk.encoder.blocks[0].mlp
@@ -164,7 +187,9 @@ def test_parity_notices_a_fault_in_the_target(target):
 
 def test_parity_notices_a_biased_variance(monkeypatch):
     reference, var_mean = official(), torch.var_mean
-    monkeypatch.setattr(torch, "var_mean", lambda x, dim, correction, keepdim: var_mean(x, dim=dim, correction=0, keepdim=keepdim))
+    monkeypatch.setattr(
+        torch, "var_mean", lambda x, dim, correction, keepdim: var_mean(x, dim=dim, correction=0, keepdim=keepdim)
+    )
     found = errors(reference, ours(build(reference, torch.float64), reference.clip.double(), reference.mask))
     assert found["target"] > F64["target"]
 
@@ -181,7 +206,9 @@ def test_parity_notices_another_token_order():
     [(16, 224, 16, 0.9, 1408), (16, 224, 16, 0.75, 1176), (16, 32, 8, 0.9, 112)],
 )
 def test_hides_as_many_tokens_as_the_paper(frames, size, patch, ratio, hidden):
-    recipe = toy(frames=frames, size=size, patch=patch, ratio=ratio)  # fact sheet 2.2: int(0.9 * 196) = 176 per frame, 8 tubelets
+    recipe = toy(
+        frames=frames, size=size, patch=patch, ratio=ratio
+    )  # fact sheet 2.2: int(0.9 * 196) = 176 per frame, 8 tubelets
     n = (frames // 2) * (size // patch) ** 2
     assert n - recipe.budget.num_keep(n, (frames // 2, size // patch, size // patch)) == hidden
 

@@ -111,7 +111,7 @@ def test_a_folder_without_readable_files_says_what_was_looked_for(tmp_path):
 
 def test_a_file_that_is_no_list_says_so(tmp_path):
     (tmp_path / "a.bin").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(DataError, match="is not a text file.*--data takes a folder, or a list with a path per line"):
+    with pytest.raises(DataError, match=r"is not a text file.*--data takes a folder, or a list with a path per line"):
         find_samples(tmp_path / "a.bin", TOY)
 
 

@@ -57,6 +57,11 @@ def test_padding_does_not_change_valid_tokens(x):
     assert_close(block(padded, attention_mask(valid))[:, :7], block(x), rtol=1e-12, atol=1e-12)
 
 
+def test_nobody_attends_to_padding_but_the_padding_itself():
+    mask = attention_mask(torch.tensor([[True, False, True], [False, False, False]]))[:, 0].int()
+    assert mask.tolist() == [[[1, 0, 1], [1, 1, 1], [1, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]]]
+
+
 def test_a_sample_of_padding_alone_stays_finite(x):
     block = drawn(Block(24, 3))
     out = block(x.requires_grad_(), attention_mask(torch.zeros(2, 7, dtype=torch.bool)))
@@ -72,7 +77,7 @@ def test_fresh_weights_are_xavier_uniform_and_biases_zero():
     for name, weight in block.named_parameters():
         if weight.ndim == 2:
             bound = (6 / sum(weight.shape)) ** 0.5
-            assert weight.abs().max() == pytest.approx(bound, rel=0.01), name
+            assert weight.detach().abs().max() == pytest.approx(bound, rel=0.01), name
         else:
             assert (weight == float(name.endswith("norm1.weight") or name.endswith("norm2.weight"))).all(), name
 

@@ -75,9 +75,10 @@ def test_another_seed_is_another_run(videos, tmp_path):
 def test_an_interrupted_run_equals_an_uninterrupted_one(videos, tmp_path):
     whole = run(job(videos, tmp_path / "whole", steps=6))
     interrupted = job(videos, tmp_path / "parts", steps=6)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Tracker, "advance", lambda self, samples, log=[]: log.append(1) if len(log) < 4 else stop())
-        run(interrupted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tracker, "advance", stop_after(4))
+        with pytest.raises(KeyboardInterrupt):
+            run(interrupted)
     assert checkpoint.steps(interrupted.checkpoints) == [2, 4]
     again = run(interrupted)
     fields = ("step", "loss", "lr", "grad_norm")
@@ -86,8 +87,15 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(videos, tmp_path):
         assert torch.equal(tensor, weights(tmp_path / "parts")[name]), name
 
 
-def stop():
-    raise KeyboardInterrupt
+def stop_after(steps: int):
+    """A Tracker.advance during which somebody presses Ctrl-C."""
+    left = iter(range(steps))
+
+    def advance(self, samples):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    return advance
 
 
 def test_workers_change_nothing(videos, tmp_path):
@@ -142,7 +150,10 @@ def test_unreadable_files_are_left_out_and_listed(videos, tmp_path):
     (data / "text.mp4").write_text("no video")
     lines = run(job(data, tmp_path / "run", steps=6))
     assert all(np.isfinite(line["loss"]) for line in lines)
-    listed = {line["id"]: line["reason"] for line in map(json.loads, (tmp_path / "run/unreadable.jsonl").read_text().splitlines())}
+    listed = {
+        line["id"]: line["reason"]
+        for line in map(json.loads, (tmp_path / "run/unreadable.jsonl").read_text().splitlines())
+    }
     assert sorted(listed) == ["bad.mp4", "text.mp4"]
     assert listed["bad.mp4"] == "empty file"
 
@@ -156,7 +167,14 @@ def test_too_many_unreadable_files_end_the_run(tmp_path):
 
 def test_a_loss_that_is_not_finite_ends_the_run_before_a_checkpoint(videos, tmp_path):
     with pytest.raises(TrainingError, match="not finite"):
-        run(job(videos, tmp_path, steps=4, **{"optimiser.base_lr": 1e30, "optimiser.per": 0, "schedule.warmup": 0.0, "checkpoint_every": 4}))
+        run(
+            job(
+                videos,
+                tmp_path,
+                steps=4,
+                **{"optimiser.base_lr": 1e30, "optimiser.per": 0, "schedule.warmup": 0.0, "checkpoint_every": 4},
+            )
+        )
     assert checkpoint.steps(tmp_path / "checkpoints") == []
 
 

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def test_ends_near_its_least_rate():
 
 def test_falls_from_the_peak_on():
     made = factors(WarmupCosine(warmup=0.1), 200)[20:]
-    assert all(later < earlier for earlier, later in zip(made, made[1:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(made))
 
 
 @pytest.mark.parametrize(("steps", "warm", "low"), [(200, 20, 0.0), (800, 40, 1 / 15), (50, 0, 0.1), (30, 30, 0.0)])

@@ -7,8 +7,8 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
 from mmim.data.order import Layout
-from mmim.training.loop import backward, global_counts
 from mmim.model import MaskedModel
+from mmim.training.loop import backward, global_counts
 from tests.videomae import batch_of, float64, random_clips, redraw, toy
 
 BATCH = 8
