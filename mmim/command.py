@@ -12,8 +12,8 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def finish(work: Callable[[], None]) -> None:
-    """Run a command and exit: 0, or 2 with one line for an error raised on purpose, or 130 when interrupted.
+def finish(work: Callable[[], None], interrupted: str = "interrupted") -> None:
+    """Run a command and exit: 0, or 2 with one line for an error raised on purpose, or 130 when `interrupted`.
 
     Anything else is a fault of ours and keeps its traceback.
     """
@@ -23,7 +23,7 @@ def finish(work: Callable[[], None]) -> None:
         _say(f"error: {' '.join(str(error).split())}")
         sys.exit(2)
     except KeyboardInterrupt:
-        _say("interrupted; the same command goes on from the last checkpoint")
+        _say(interrupted)
         sys.exit(130)
 
 

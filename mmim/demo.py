@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 
 from mmim.data.sources import Sample, find_samples
@@ -24,13 +25,18 @@ def world(modalities: dict[str, Modality]) -> Path:
     return ensure_world(train_and_heldout(TRAIN, HELDOUT, SEED), modalities)
 
 
-def judge(trained: MaskedModel, untrained: MaskedModel, folder: Path, report: Path, console: Console) -> None:
+def judge(
+    trained: MaskedModel, untrained: MaskedModel, folder: Path, report: Path, console: Console, device: torch.device
+) -> None:
     """Print and write kNN and linear-probe accuracy for every label on the held-out scenes."""
     parts = {split: find_samples(folder / split, trained.method.modalities) for split in SPLITS}
     samples = [sample for split in SPLITS for sample in parts[split]]
     batches = list(read(samples, trained.method.modalities, batch=64, workers=1))
-    ours = embed(trained, samples, batches, features=True)
-    features = {"trained": ours.vectors["joint"], "untrained": embed(untrained, samples, batches).vectors["joint"]}
+    ours = embed(trained, samples, batches, device=device, features=True)
+    features = {
+        "trained": ours.vectors["joint"],
+        "untrained": embed(untrained, samples, batches, device=device).vectors["joint"],
+    }
     features |= {f"raw {name}": vectors for name, vectors in ours.features.items()}
     rows = compare(features, _labels(folder, parts), np.arange(len(samples)) >= len(parts["train"]))
     console.print(table(rows))

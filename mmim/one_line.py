@@ -29,8 +29,10 @@ def one_line(parse: Callable[[], T], help_command: str) -> T:
 
 
 def _first_paragraph(box: str) -> str:
-    text = " ".join(line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│"))
-    paragraphs = [part.strip() for part in re.split("─{4,}", text)]
+    """What stands below the title of the box, to the first rule; tyro draws it in Unicode or ASCII as the terminal can."""
+    lines = [line.strip("│| ") for line in box.splitlines()[1:]]
+    text = " ".join("\n" if re.fullmatch("[─╰╯-]+", line) else line for line in lines)
+    paragraphs = [" ".join(part.split()) for part in text.split("\n") if part.strip()]
     proposed = re.findall(r"(--[\w.-]+)", paragraphs[1]) if len(paragraphs) > 1 and "meant" in paragraphs[1] else []
     nearest = sorted(dict.fromkeys(proposed), key=lambda option: -SequenceMatcher(None, paragraphs[0], option).ratio())
     hint = f" Did you mean {' or '.join(nearest[:3])}?" if nearest else ""

@@ -21,6 +21,7 @@ from mmim.data.sources import find_samples
 from mmim.errors import OptionError
 from mmim.model import MaskedModel
 from mmim.options import Overrides, parse
+from mmim.records import Batch, map_raw
 from mmim.training.loop import Job, fresh_model, train
 from mmim.training.picture import reconstructions
 from mmim.training.recipe import FREE, Recipe
@@ -31,7 +32,10 @@ PICTURED = 4  # samples in the reconstruction picture
 
 def main(recipe: Recipe, *, sizes: Mapping[str, Overrides], demo: Overrides, argv: Sequence[str] | None = None) -> None:
     """Run a recipe script: the command line on top of the recipe, training, a picture, and in the demo a judgement."""
-    command.finish(lambda: run(parse(recipe, sys.argv[1:] if argv is None else argv, sizes, demo)))
+    args = sys.argv[1:] if argv is None else argv
+    command.finish(
+        lambda: run(parse(recipe, args, sizes, demo)), "interrupted; the same command goes on from the last checkpoint"
+    )
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ def make_plan(recipe: Recipe, console: Console) -> Plan:
     if recipe.precision == "fp16" and not torch.cuda.is_available():
         raise OptionError("--precision fp16 needs a GPU, and there is none. Use bf16 or fp32.")
     layout = recipe.layout(processes)
+    dry_run(recipe)
     world = None
     if recipe.data is None:
         console.print("No --data: this is the demo, on the sample world (small drawn scenes with known factors).")
@@ -95,6 +100,22 @@ def make_plan(recipe: Recipe, console: Console) -> Plan:
     folder = recipe.output or Path("runs") / f"{recipe.name}-{recipe.data.resolve().stem if recipe.data else 'demo'}"
     job = Job(recipe, samples, layout, recipe.total_steps(len(samples)), folder, workers)
     return Plan(job, look_at_folder(job), world)
+
+
+def dry_run(recipe: Recipe) -> None:
+    """Build the model without memory, and tokenise and cut one blank sample: what does not fit shows here.
+
+    Raises:
+        OptionError, MaskingError: sizes that do not fit each other, or a budget that leaves nothing to see.
+    """
+    with torch.device("meta"):
+        model = MaskedModel(recipe)
+    one = torch.zeros(1, dtype=torch.int64)
+    blanks = {
+        name: map_raw(lambda tensor: tensor[None], modality.blank()) for name, modality in recipe.modalities.items()
+    }
+    present = {name: torch.ones(1, dtype=torch.bool) for name in blanks}
+    model.counts(Batch({"main": blanks}, present, one, one, one[0]))
 
 
 def look_at_folder(job: Job) -> int:
@@ -160,7 +181,7 @@ def _report(plan: Plan, model: MaskedModel, device: torch.device, console: Conso
     job = plan.job
     if plan.world is not None:
         console.print("Comparing with the untrained encoder and with raw features on held-out scenes ...")
-        demo.judge(model, fresh_model(job.recipe), plan.world, job.folder / "report", console)
+        demo.judge(model, fresh_model(job.recipe), plan.world, job.folder / "report", console, device)
         pictured = find_samples(plan.world / "heldout", job.recipe.modalities)[:PICTURED]
     else:
         pictured = list(job.samples[:PICTURED])

@@ -77,12 +77,12 @@ DEMO = {
     "tasks.video.target.normalise": "none",
     "optimiser.base_lr": 4e-3,
     "optimiser.per": 0,
-    "steps": 400,
+    "steps": 300,
     "batch": 64,
     "micro_batch": 64,
     "repeats": 8,
     "precision": "fp32",
-    "checkpoint_every": 200,
+    "checkpoint_every": 150,
 }
 
 if __name__ == "__main__":

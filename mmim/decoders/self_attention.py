@@ -71,10 +71,7 @@ class SelfAttentionDecoderModule(DecoderModule):
     ) -> dict[str, Float[Tensor, "b m p"]]:
         b = latents.at.shape[0]
         seen = self.embed(latents.values)
-        codes = {
-            name: self.positions[name](tokens[name]).to(seen.dtype)
-            for name in dict.fromkeys([*dict(latents.layout), *queries])
-        }
+        codes = {name: self.positions[name](tokens[name]) for name in dict.fromkeys([*dict(latents.layout), *queries])}
         context = torch.cat([codes[name].expand(b, -1, -1) for name, _ in latents.layout], dim=1)
         parts, valids, places, start = [seen + gather_tokens(context, latents.at)], [latents.valid], {}, seen.shape[1]
         for name, query in queries.items():

@@ -65,7 +65,7 @@ class Trunk(nn.Module):
     def branch(self, name: str, tokens: Tokens, split: Split) -> Visible:
         """Gather, then embed only what is visible, add positions, and run the modality's own blocks."""
         content = self.embedders[name](gather_tokens(tokens.values, split.ids_keep))
-        content = content + gather_tokens(self.positions[name](tokens), split.ids_keep).to(content.dtype)
+        content = content + gather_tokens(self.positions[name](tokens), split.ids_keep)
         return Visible(self.encoder.branch(name, content, split.keep_valid), split.ids_keep, split.keep_valid)
 
     def joint(

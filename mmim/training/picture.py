@@ -29,7 +29,7 @@ def reconstructions(
     contain; the picture says so.
     """
     views = load(samples, model.method.modalities, in_order(len(samples), len(samples)), seed=None, workers=0)
-    step, files = Step(model.eval(), batch := next(views).batch.to(device)), []
+    step, files = Step(model.to(device).eval(), batch := next(views).batch.to(device)), []
     for name, task in model.method.tasks.items():
         modality, tokens = model.method.modalities[task.modality], step.tokens[task.modality]
         split = step.splits[task.modality]

@@ -1,0 +1,221 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from mmim import checkpoint, run
+from mmim.data.media_write import write_video
+from mmim.parts import names
+from recipes.videomae import DEMO, SIZES, VIDEOMAE
+from tests.videos import shared_data
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    *(
+        "--size",
+        "tiny",
+        "--modalities.video.size",
+        "32",
+        "--modalities.video.patch",
+        "8",
+        "--modalities.video.frames",
+        "4",
+    ),
+    *("--modalities.video.stride", "1", "--budget.ratio", "0.75", "--batch", "4", "--precision", "fp32"),
+    *("--workers", "0", "--threads", "1", "--log-every", "1", "--checkpoint-every", "2"),
+]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        write_video(folder / f"{i}.mp4", rng.integers(0, 256, (10, 40, 48, 3), dtype=np.uint8), fps=10)
+    (folder / "broken.mp4").write_text("no video")
+    return folder
+
+
+def start(videos: Path, output: Path, *options: str) -> None:
+    """What `python recipes/videomae.py` does."""
+    argv = ["--data", str(videos), "--output", str(output), *TINY, *options]
+    run.main(VIDEOMAE, sizes=SIZES, demo=DEMO, argv=argv)
+
+
+def refused(capsys, videos: Path, output: Path, *options: str) -> str:
+    """The one line with which a start is refused."""
+    with pytest.raises(SystemExit, match="2"):
+        start(videos, output, *options)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("error: ")
+    return error
+
+
+def metrics(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(videos, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "videomae"
+    start(videos, output, "--steps", "4")
+    return output
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    assert [line["step"] for line in metrics(finished)] == [1, 2, 3, 4]
+    assert checkpoint.steps(finished / "checkpoints") == [2, 4]
+    assert {file.name for file in (finished / "checkpoints/step-4").iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "training.safetensors",
+        "training.json",
+    }
+    assert (finished / "report/reconstruction-video.png").stat().st_size > 10_000
+    assert yaml.safe_load((finished / "recipe.yaml").read_text())["modalities"]["video"]["frames"] == 4
+    assert json.loads((finished / "unreadable.jsonl").read_text())["id"] == "broken.mp4"
+
+
+def test_a_finished_run_says_so(finished, videos, capsys):
+    start(videos, finished, "--steps", "4")
+    said = capsys.readouterr().out
+    assert "This run is finished (4 steps)" in said
+    assert "checkpoints/step-4" in said
+
+
+def test_more_steps_go_on_where_the_run_ended(videos, tmp_path):
+    start(videos, tmp_path / "run", "--steps", "2")
+    start(videos, tmp_path / "run", "--steps", "4", "--workers", "1", "--micro-batch", "2")
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_another_recipe_in_the_same_folder_is_refused_with_the_differences(finished, videos, capsys):
+    before = (finished / "recipe.yaml").read_text()
+    line = refused(capsys, videos, finished, "--steps", "4", "--encoder.depth", "2", "--seed", "5")
+    assert "encoder.depth 3 -> 2; seed 0 -> 5" in line
+    assert (finished / "recipe.yaml").read_text() == before
+
+
+def test_no_resume_moves_the_earlier_run_aside(videos, tmp_path):
+    for _ in range(2):
+        start(videos, tmp_path / "run", "--steps", "2", "--no-resume")
+    assert checkpoint.steps(tmp_path / "run/checkpoints") == [2]
+    assert checkpoint.steps(tmp_path / "run.before-1/checkpoints") == [2]
+
+
+def test_a_runs_recipe_is_a_config_of_the_same_run(finished, tmp_path):
+    argv = ["--config", str(finished / "recipe.yaml"), "--output", str(tmp_path / "again")]
+    run.main(VIDEOMAE, sizes=SIZES, demo=DEMO, argv=argv)
+    assert [line["loss"] for line in metrics(tmp_path / "again")] == [line["loss"] for line in metrics(finished)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--encoder.dpeth", "2"], "Did you mean --encoder.depth"),
+        (["--encoder.heads", "7"], "7 heads do not divide a width of"),
+        (["--modalities.video.patch", "7"], "do not divide"),
+        (["--batch", "4", "--micro-batch", "3"], "--micro-batch 3 does not divide the 4 samples"),
+        (["--budget.ratio", "1.0"], "hides all"),
+        (["--masking.video", "tubes"], "No masking is called 'tubes'"),
+        (["--precision", "fp16"], "fp16 needs a GPU"),
+    ],
+)
+def test_what_can_not_be_is_one_line_before_anything_is_written(options, message, videos, tmp_path, capsys):
+    assert message in refused(capsys, videos, tmp_path / "run", *options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_and_empty_folders_are_one_line(tmp_path, capsys):
+    assert "There is no" in refused(capsys, tmp_path / "nowhere", tmp_path / "run")
+    (tmp_path / "notes.txt").mkdir()
+    assert "none that video can read" in refused(capsys, tmp_path / "notes.txt", tmp_path / "run")
+
+
+def test_masking_can_be_exchanged_by_name(videos, tmp_path):
+    start(videos, tmp_path / "run", "--steps", "1", "--masking.video", "random")
+    assert "random" in names("masking")
+    config = json.loads((tmp_path / "run/checkpoints/step-1/config.json").read_text())
+    assert config["method"]["masking"]["video"] == {"kind": "random"}
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+
+
+def command(videos: Path, output: Path, *options: str) -> list[str]:
+    script = str(ROOT / "recipes/videomae.py")
+    return [sys.executable, script, "--data", str(videos), "--output", str(output), *TINY, *options]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(videos, tmp_path):
+    steps = ("--steps", "30")
+    start(videos, tmp_path / "whole", *steps)
+    running = subprocess.Popen(
+        command(videos, tmp_path / "killed", *steps), env=environment(), stdout=subprocess.DEVNULL
+    )
+    deadline = time.time() + 120
+    while len(checkpoint.steps(tmp_path / "killed/checkpoints")) < 2 and time.time() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert checkpoint.steps(tmp_path / "killed/checkpoints")[-1] < 30
+    subprocess.run(
+        command(videos, tmp_path / "killed", *steps), env=environment(), check=True, stdout=subprocess.DEVNULL
+    )
+    killed, whole = metrics(tmp_path / "killed"), metrics(tmp_path / "whole")
+    assert [(line["step"], line["loss"]) for line in killed] == [(line["step"], line["loss"]) for line in whole]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_only_one_speaks(videos, tmp_path):
+    alone = command(videos, tmp_path / "one", "--steps", "4")
+    together = command(videos, tmp_path / "two", "--steps", "4", "--micro-batch", "2")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *together[1:]]
+    subprocess.run(alone, env=environment(), check=True, stdout=subprocess.DEVNULL, timeout=300)
+    done = subprocess.run(
+        launch, env=environment(ACCELERATE_USE_CPU="1"), check=True, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.count("samples (processes x micro-batch x") == 1
+    one, two = ([line["loss"] for line in metrics(tmp_path / name)] for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_demo_runs_without_being_asked_anything(tmp_path):
+    options = ["--output", str(tmp_path / "demo"), "--steps", "4", "--checkpoint-every", "2"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "recipes/videomae.py"), *options],
+        env=environment(MMIM_CACHE=os.environ.get("MMIM_CACHE", str(tmp_path / "cache"))),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for said in ("this is the demo", "checkpoints/step-4", "metrics.jsonl", "reconstruction-video.png"):
+        assert said in done.stdout.replace("\n", "")
+    rows = json.loads((tmp_path / "demo/report/evaluation.json").read_text())["rows"]
+    assert {row["features"] for row in rows} == {"trained", "untrained", "raw video"}
+    assert all(row["num_test"] == 256 for row in rows)
+
+
+def test_real_clips_train_end_to_end(tmp_path):
+    import tarfile
+
+    for archive in ("asl_gestures", "misc_clips"):
+        with tarfile.open(shared_data() / f"video/{archive}.tar") as tar:
+            tar.extractall(tmp_path / "data", filter="data")
+    start(tmp_path / "data", tmp_path / "run", "--steps", "3", "--modalities.video.stride", "2")
+    lines = metrics(tmp_path / "run")
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert not (tmp_path / "run/unreadable.jsonl").exists()
