@@ -4,12 +4,19 @@ import os
 import sys
 from collections.abc import Callable
 
+from rich.console import Console
+
 from mmim.errors import MmimError
 
 
 def is_main_process() -> bool:
     """Whether this process speaks for all, known before the processes meet."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def console() -> Console:
+    """Where a command speaks: the main process only, in the terminal's width, or 100 columns where there is none."""
+    return Console(quiet=not is_main_process(), width=None if sys.stdout.isatty() else 100)
 
 
 def finish(work: Callable[[], None], interrupted: str = "interrupted") -> None:

@@ -1,6 +1,7 @@
 """The demo: a recipe on the sample world, judged against its own untrained encoder and against raw features."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from mmim.data.sources import Sample, find_samples
 from mmim.data.world.build import SPLITS, ensure_world
 from mmim.data.world.scene import FACTORS, train_and_heldout
 from mmim.embed import embed, read
-from mmim.evaluation.report import as_dict, compare, table
+from mmim.evaluation.report import Row, as_dict, compare, table
 from mmim.evaluation.tables import read_table
 from mmim.modality import Modality
 from mmim.model import MaskedModel
@@ -40,8 +41,19 @@ def judge(
     features |= {f"raw {name}": vectors for name, vectors in ours.features.items()}
     rows = compare(features, _labels(folder, parts), np.arange(len(samples)) >= len(parts["train"]))
     console.print(table(rows))
+    console.print(verdict(rows))
     report.mkdir(parents=True, exist_ok=True)
     (report / "evaluation.json").write_text(json.dumps(as_dict(rows), indent=1) + "\n")
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """Where the interval of (trained - untrained) lies above zero, in a sentence."""
+    won = [
+        f"{row.label} by {row.method}"
+        for row in rows
+        if row.features == "untrained" and row.difference is not None and row.difference.low > 0
+    ]
+    return f"Training beat the untrained encoder beyond its interval on: {', '.join(won) or 'nothing'}."
 
 
 def _labels(folder: Path, parts: dict[str, list[Sample]]) -> dict[str, list[str]]:

@@ -44,7 +44,8 @@ def _name_hash(name: str) -> int:
 def _word(keys: Whole, name: str) -> Whole:
     """32 bits from a 63-bit key and a name."""
     low, high = keys & _MASK, (keys >> 32) & _MASK
-    return mix(mix(high ^ _name_hash(name)) ^ low)
+    salt: int = _name_hash(name)
+    return mix(mix(high ^ salt) ^ low)
 
 
 @dataclass(frozen=True, eq=False)

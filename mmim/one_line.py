@@ -29,7 +29,7 @@ def one_line(parse: Callable[[], T], help_command: str) -> T:
 
 
 def _first_paragraph(box: str) -> str:
-    """What stands below the title of the box, to the first rule; tyro draws it in Unicode or ASCII as the terminal can."""
+    """What stands between the title of the box and its first rule; tyro draws it in Unicode or in ASCII."""
     lines = [line.strip("│| ") for line in box.splitlines()[1:]]
     text = " ".join("\n" if re.fullmatch("[─╰╯-]+", line) else line for line in lines)
     paragraphs = [" ".join(part.split()) for part in text.split("\n") if part.strip()]

@@ -55,7 +55,7 @@ class Plan:
 
 def run(recipe: Recipe) -> None:
     """Plan, meet, train, report."""
-    console = Console(stderr=False, quiet=not command.is_main_process())
+    console = command.console()
     plan = make_plan(recipe, console)
     job = plan.job
     if plan.finished:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from mmim import checkpoint as checkpoints
+from mmim import command
 from mmim.data.sources import find_samples
 from mmim.embed import embed as embed_samples
 from mmim.embed import read, write_parquet
@@ -26,7 +26,7 @@ def embed(checkpoint: Path, data: Path, out: Path, batch: int = 32, workers: int
         raise OptionError(f"--batch {batch} must be at least 1 and --workers {workers} at least 0.")
     if not out.resolve().parent.is_dir():
         raise OptionError(f"--out {out}: there is no folder {out.resolve().parent}. Make it first.")
-    console = Console()
+    console = command.console()
     folder = checkpoints.find(checkpoint)
     model = checkpoints.load(folder)
     samples = find_samples(data, model.method.modalities)

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from mmim import checkpoint as checkpoints
+from mmim import command
 from mmim.data.loader import Loaded
 from mmim.data.sources import find_samples
 from mmim.embed import embed, read
@@ -50,7 +51,7 @@ def probe(
         workers: processes that read files.
         json_out: also write the table as JSON.
     """
-    console = Console()
+    console = command.console()
     where = labels or data
     if where is None:
         raise OptionError("Give --data (its index.csv has the labels) or --labels.")

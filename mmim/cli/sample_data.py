@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
+from mmim import command
 from mmim.data import world
 from mmim.errors import OptionError
 from mmim.modality import Modality
@@ -28,4 +27,4 @@ def sample_data(out: Path, scenes: int = 256, seed: int = 0, workers: int = 2) -
     depicters = {name: part for name, part in modalities.items() if type(part).depict is not Modality.depict}
     folder = world.build(out, world.scenes(scenes, seed), depicters, workers=workers)
     where = f"{folder}/train and {folder}/heldout, labels in index.csv"
-    Console().print(f"{scenes} scenes by {', '.join(depicters)} in {where}")
+    command.console().print(f"{scenes} scenes by {', '.join(depicters)} in {where}")

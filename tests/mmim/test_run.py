@@ -177,6 +177,16 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(videos, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_training_equals_eager(precision, videos, tmp_path):
+    for name, option in (("eager", "--no-compile"), ("compiled", "--compile")):
+        options = ("--steps", "3", "--precision", precision, option)
+        subprocess.run(command(videos, tmp_path / name, *options), env=environment(), check=True, timeout=500)
+    eager, compiled = ([line["loss"] for line in metrics(tmp_path / name)] for name in ("eager", "compiled"))
+    assert compiled == pytest.approx(eager, rel={"fp32": 1e-4, "bf16": 2e-2}[precision])
+
+
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_only_one_speaks(videos, tmp_path):
     alone = command(videos, tmp_path / "one", "--steps", "4")
     together = command(videos, tmp_path / "two", "--steps", "4", "--micro-batch", "2")
