@@ -150,6 +150,19 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{file} can't be read: {error}. Use an earlier checkpoint.") from error
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of the run besides numbers: its data, the loss scaler, the files left out.
+
+    Raises:
+        CheckpointError: it is missing or not JSON; such a checkpoint can be loaded, but not trained on.
+    """
+    try:
+        state: dict[str, Any] = json.loads((path / "training.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path / 'training.json'} can't be read: {error}. Use an earlier checkpoint.") from error
+    return state
+
+
 def digest(path: Path) -> str:
     """The SHA-256 of a checkpoint's weights, which names it in what is made from it."""
     with (path / "model.safetensors").open("rb") as file:

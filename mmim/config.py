@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Union
 
-from mmim.errors import OptionError
+from mmim.errors import OptionError, expect
 from mmim.parts import Part, lookup, name_of
 
 T = TypeVar("T")
@@ -42,28 +42,29 @@ def from_plain(kind: Any, value: Any, where: str = "") -> Any:
             return None
         return from_plain(next(arg for arg in args if arg is not type(None)), value, where)
     if origin is typing.Literal:
-        if value not in args:
-            raise OptionError(f"{where or 'A value'} is {value!r}; it must be one of {', '.join(map(str, args))}.")
+        expect(value in args, value, f"one of {', '.join(map(str, args))}", where)
         return value
     if origin is dict:
-        _expect(isinstance(value, Mapping), value, "a mapping", where)
+        expect(isinstance(value, Mapping), value, "a mapping", where)
         return {key: from_plain(args[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin is tuple:
-        _expect(isinstance(value, list | tuple), value, "a list", where)
+        expect(isinstance(value, list | tuple), value, "a list", where)
         kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        _expect(len(kinds) == len(value), value, f"a list of {len(kinds)}", where)
+        expect(len(kinds) == len(value), value, f"a list of {len(kinds)}", where)
         return tuple(
             from_plain(item, part, f"{where}.{i}") for i, (item, part) in enumerate(zip(kinds, value, strict=True))
         )
     if dataclasses.is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, Part)):
-        _expect(isinstance(value, Mapping), value, "a mapping", where)
+        expect(isinstance(value, Mapping), value, "a mapping", where)
         return _dataclass(kind, dict(value), where)
     if kind is float:
-        _expect(isinstance(value, int | float) and not isinstance(value, bool), value, "a number", where)
+        expect(isinstance(value, int | float) and not isinstance(value, bool), value, "a number", where)
         return float(value)
     if kind in (int, str, bool):
-        _expect(type(value) is kind, value, f"of type {kind.__name__}", where)
+        expect(type(value) is kind, value, f"of type {kind.__name__}", where)
         return value
+    if kind is Path:
+        expect(isinstance(value, str), value, "a path", where)
     return kind(value)
 
 
@@ -79,11 +80,6 @@ def _dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
             f"{where or kind.__name__} has no field {', '.join(unknown)}; there are {', '.join(sorted(known))}."
         )
     return kind(**{name: from_plain(hints[name], item, f"{where}.{name}".lstrip(".")) for name, item in value.items()})
-
-
-def _expect(fits: bool, value: Any, what: str, where: str) -> None:
-    if not fits:
-        raise OptionError(f"{where or 'A value'} is {value!r}; it must be {what}.")
 
 
 def replace_at(tree: T, path: str, value: Any) -> T:

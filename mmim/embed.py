@@ -71,8 +71,7 @@ def embed(
             if features:
                 raw = loaded.batch.views["main"][name]
                 columns[f"features/{name}"].append(model.method.modalities[name].features(raw).numpy())
-    bad = {item.id for item in unreadable}
-    kept = np.array([sample.id not in bad for sample in samples])
+    kept = np.any([np.concatenate(parts) for name, parts in columns.items() if name.startswith("present/")], axis=0)
     if not kept.any():
         first = f"{unreadable[0].id}: {unreadable[0].reason}"
         raise DataError(f"None of the {len(samples)} files can be read; the first: {first}.")
@@ -81,7 +80,7 @@ def embed(
         found = {name.removeprefix(kind): parts for name, parts in columns.items() if name.startswith(kind)}
         return {name: np.concatenate(parts)[kept] for name, parts in found.items()}
 
-    ids = [sample.id for sample in samples if sample.id not in bad]
+    ids = [sample.id for sample, keep in zip(samples, kept, strict=True) if keep]
     return Embeddings(ids, rows("present/"), rows("vectors/"), rows("features/"), unreadable)
 
 

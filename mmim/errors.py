@@ -17,6 +17,16 @@ class MaskingError(MmimError):
     """A budget that leaves nothing to see or nothing to predict."""
 
 
+def expect(fits: bool, value: object, what: str, where: str) -> None:
+    """Refuse a value that does not fit, as `encoder.heads is 0; it must be at least 1`.
+
+    Raises:
+        OptionError: it does not fit.
+    """
+    if not fits:
+        raise OptionError(f"{where or 'A value'} is {value!r}; it must be {what}.")
+
+
 class DataError(MmimError):
     """Data that are missing, or that can't be used as asked."""
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int64, Num, UInt8
 from torch import Tensor, nn
 
 from mmim.draw import Draw
 from mmim.errors import OptionError
 from mmim.parts import Part
-from mmim.records import Raw, Tokens
+from mmim.records import Raw, Tokens, map_raw
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class MaskingPolicy(Part):
 
     axis: ClassVar[str] = "masking"
     hint: ClassVar[str | None] = None
+    whole_frames: ClassVar[bool] = False
+    """Whether all tokens of a place share one rank, so that only a budget that `cuts_whole_frames` may cut it."""
 
     @abstractmethod
     def rank(self, tokens: Tokens, draw: Draw, hint: Tensor | None = None) -> Float[Tensor, "b n"]:
@@ -99,7 +102,8 @@ class Modality(Part):
     def read(self, source: Source, draw: Draw | None) -> Raw:
         """One sample from one file, as small as possible (uint8, int16), in a loader's worker.
 
-        Crops and starts come from `draw` (one key); None asks for the deterministic view of evaluation (the middle).
+        Crops and starts come from `draw` (one key, the same for all modalities of the sample: what is to move together
+        draws under the same name); None asks for the deterministic view of evaluation (the middle).
 
         Raises:
             ReadError: the file can't be used; the message is the reason, without the path.
@@ -108,6 +112,13 @@ class Modality(Part):
     def read_many(self, source: Source, draws: Sequence[Draw]) -> list[Raw]:
         """Several views of one file, for repeated sampling. Worth replacing where opening a file is dear."""
         return [self.read(source, draw) for draw in draws]
+
+    def check(self) -> None:
+        """Raise an OptionError if something that reading needs is missing; asked before a run starts."""
+
+    def collate(self, raws: Sequence[Raw]) -> Raw:
+        """A batch of samples (blank where absent): stacked, unless lengths vary and the modality pads here."""
+        return map_raw(lambda *tensors: torch.stack(tensors), *raws)
 
     @abstractmethod
     def tokenize(self, raw: Raw) -> Tokens:

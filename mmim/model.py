@@ -63,8 +63,10 @@ class Method:
 
     def check(self) -> None:
         """Raise an OptionError for what can't be built: every name must lead somewhere."""
-        for name in (*self.modalities, *self.decoders, *self.tasks, *self.objective):
+        for name in (*self.decoders, *self.tasks, *self.objective):
             check_name(name)
+        for name in self.modalities:
+            check_name(name, reserved={"joint", "id", "present"})  # the other columns of embeddings
         for kind, asked, there in (
             ("masking policy", self.masking, self.modalities),
             ("task's modality", [task.modality for task in self.tasks.values()], self.modalities),
@@ -74,6 +76,14 @@ class Method:
                 raise OptionError(f"A {kind} names {unknown[0]!r}; there are {', '.join(there)}.")
         if bare := [name for name in self.modalities if name not in self.masking]:
             raise OptionError(f"The modality {bare[0]!r} has no masking policy: give it one in `masking`.")
+        for name, policy in self.masking.items():
+            if policy.whole_frames and not self.budget.cuts_whole_frames:
+                raise OptionError(
+                    f"The masking of {name!r} hides whole tubes, which {self.budget} would cut through: use a budget "
+                    "with whole_frames, or random masking."
+                )
+            if policy.hint is not None:
+                raise OptionError(f"The masking of {name!r} wants the hint {policy.hint!r}, and no part here gives it.")
         if idle := sorted(set(self.decoders) - {task.decoder for task in self.tasks.values()}):
             raise OptionError(f"No task uses the decoder {idle[0]!r}: name it in a task, or leave it out.")
 
@@ -94,7 +104,9 @@ class MaskedModel(nn.Module):
             }
             self.decoders[name] = decoder.build(method.modalities, method.encoder.width, sizes)
         targets = {name: (task.target, task.weight) for name, task in method.tasks.items()}
-        self.terms = nn.ModuleDict({name: term.build(targets) for name, term in method.objective.items()})
+        self.terms = nn.ModuleDict(
+            {name: term.build(targets, method.encoder.width) for name, term in method.objective.items()}
+        )
 
     def forward(self, batch: Batch, splits: Mapping[str, Split] | None = None) -> dict[str, LossTerm]:
         """The losses of a batch, named `term/task`. Given `splits` replace what policy and budget would choose."""
@@ -156,8 +168,11 @@ class Step:
             return {name: _everything(tokens) for name, tokens in self.tokens.items()}
         if self.given is not None:
             return dict(self.given)
-        draw = Draw(self.batch.keys)
-        ranks = {name: self.method.masking[name].rank(tokens, draw.named(name)) for name, tokens in self.tokens.items()}
+        draw = Draw(self.batch.keys)  # named by place, not by name: a modality that is called otherwise draws the same
+        ranks = {
+            name: self.method.masking[name].rank(tokens, draw.named(f"modality {place}"))
+            for place, (name, tokens) in enumerate(self.tokens.items())
+        }
         return self.method.budget.cut(ranks, self.tokens, draw.named("budget"))
 
     def branch(self, name: str) -> Visible:
@@ -170,7 +185,9 @@ class Step:
         layout = tuple((name, tokens.count) for name, tokens in self.tokens.items())
 
         def joint() -> Latents:
-            return self.model.trunk.joint({name: self.branch(name) for name in chosen}, layout, self.batch.present)
+            return self.model.trunk.encoder.joint(
+                {name: self.branch(name) for name in chosen}, layout, self.batch.present
+            )
 
         return self._once(("latents", chosen), joint)
 

@@ -1,6 +1,8 @@
 """From a recipe and a command line to a checked recipe.
 
-Precedence, lowest first: the recipe, `--size`, the demo (without --data), `--config FILE`, the command line.
+Precedence, lowest first: the recipe, the size, the demo (without --data), `--config FILE`, the command line. A size
+asked for on the command line sets its widths, depths and heads above the demo and the config; what else it brings (the
+published batch) stays below them.
 """
 
 import dataclasses
@@ -30,16 +32,18 @@ def parse(recipe: Recipe, argv: Sequence[str], sizes: Mapping[str, Overrides], d
     """
     args = list(argv)
     plain = _config(_peek(args, "config"))
-    size = _peek(args, "size") or plain.get("size")
-    data = _peek(args, "data") or plain.get("data")
-    size = size or (recipe.size if data else demo.get("size", recipe.size))
-    recipe = apply(recipe, _size(sizes, size) | {"size": size})
-    if not data:
-        recipe = apply(recipe, {path: value for path, value in demo.items() if path != "size"})
+    asked, length = _peek(args, "size"), _length(args)
+    demo = demo if _data(args, plain) is None else {}
+    size = asked if asked is not None else plain.get("size") or demo.get("size", recipe.size)
+    preset = _size(sizes, size) if size or asked is not None else {}
+    recipe = apply(recipe, preset | {"size": size})
+    recipe = apply(recipe, {path: value for path, value in demo.items() if path != "size"})
     if plain:
-        recipe = from_plain(type(recipe), merge(to_plain(recipe), plain))
+        recipe = from_plain(type(recipe), merge(to_plain(recipe), _one_length(plain)))
     recipe, args = exchange(recipe, args)
-    recipe = _cli(recipe, args, sizes)
+    if asked is not None:
+        recipe = apply(recipe, {path: value for path, value in preset.items() if "." in path})
+    recipe = _cli(apply(recipe, length), args, sizes)
     recipe.check()
     return recipe
 
@@ -80,12 +84,14 @@ def parts_of(tree: Any, path: str = "") -> Iterator[tuple[str, Part]]:
 
 
 def exchange(recipe: Recipe, args: list[str]) -> tuple[Recipe, list[str]]:
-    """Carry out every `--path NAME` that names another part (`--budget ratio`); the options that are left come back."""
+    """Carry out every `--path NAME` that names another part (`--budget ratio`); the options that are left come back.
+
+    A part of the kind that is there already keeps its fields.
+    """
     rest = list(args)
     for path, part in parts_of(recipe):
         name = _take(rest, path)
-        if name is not None:
-            kind = lookup(part.axis, name)
+        if name is not None and (kind := lookup(part.axis, name)) is not type(part):
             try:
                 recipe = replace_at(recipe, path, kind())
             except TypeError as error:
@@ -105,7 +111,7 @@ def _cli(recipe: Recipe, args: list[str], sizes: Mapping[str, Overrides]) -> Rec
 def _description(recipe: Recipe, sizes: Mapping[str, Overrides]) -> str:
     lines = [f"{recipe.name}: every field below is an option.", ""]
     if sizes:
-        lines += [f"--size {{{','.join(sizes)}}} sets widths, depths and heads together.", ""]
+        lines += [f"--size {{{','.join(sizes)}}} sets widths, depths, heads and, if nothing else does, the batch.", ""]
     lines += ["Parts to exchange by name:"]
     lines += [
         f"  --{path} {{{','.join(names(part.axis))}}}" for path, part in parts_of(recipe) if part.axis != "modality"
@@ -128,10 +134,37 @@ def _config(file: str | None) -> dict[str, Any]:
     return plain
 
 
-def _size(sizes: Mapping[str, Overrides], size: str) -> dict[str, Any]:
-    if size and size not in sizes:
-        raise OptionError(f"--size {size} is not one of {', '.join(sizes)}.")
-    return dict(sizes[size]) if size else {}
+def _size(sizes: Mapping[str, Overrides], size: Any) -> dict[str, Any]:
+    if str(size) not in sizes:
+        raise OptionError(f"--size {size or repr(size)} is not one of {', '.join(sizes)}.")
+    return dict(sizes[size])
+
+
+def _data(args: list[str], plain: Mapping[str, Any]) -> Any:
+    """Where the data are, if the command line or the config says it."""
+    data = _peek(args, "data")
+    if data is None:
+        data = plain.get("data")
+    elif data == "None":
+        data = ""
+    if data is not None and not str(data).strip():
+        raise OptionError("--data names nothing: give a folder or a list of files, or leave --data out for the demo.")
+    return data
+
+
+def _length(args: list[str]) -> dict[str, Any]:
+    """Epochs asked for on the command line are not to be outranked by steps from below."""
+    steps, epochs = _peek(args, "steps"), _peek(args, "epochs")
+    if epochs is None:
+        return {}
+    if steps not in (None, "None"):
+        raise OptionError(f"--steps {steps} and --epochs {epochs} are two lengths of one run: give one of them.")
+    return {"steps": None}
+
+
+def _one_length(plain: dict[str, Any]) -> dict[str, Any]:
+    """The same for a config that names epochs alone."""
+    return {"steps": None, **plain} if "epochs" in plain else plain
 
 
 def _peek(args: list[str], option: str) -> str | None:
@@ -140,7 +173,13 @@ def _peek(args: list[str], option: str) -> str | None:
 
 
 def _take(args: list[str], option: str) -> str | None:
-    """Remove every `--option VALUE` and `--option=VALUE`; the last value wins. Dashes and underscores are alike."""
+    """Remove every `--option VALUE` and `--option=VALUE`; the last value wins. Dashes and underscores are alike.
+
+    As for tyro, a word that starts with a dash is a value only if it is a number, or after `=`.
+
+    Raises:
+        OptionError: the value is missing.
+    """
     found, flag, i = None, option.replace("_", "-"), 0
     while i < len(args):
         word, equals, value = args[i].partition("=")
@@ -149,9 +188,18 @@ def _take(args: list[str], option: str) -> str | None:
         elif equals:
             found = value
             del args[i]
-        elif i + 1 < len(args) and not args[i + 1].startswith("--"):
+        elif i + 1 < len(args) and (not args[i + 1].startswith("-") or _is_number(args[i + 1])):
             found = args[i + 1]
             del args[i : i + 2]
         else:
-            raise OptionError(f"--{option} needs a value.")
+            dash = f" One that starts with a dash is written --{flag}=-..." if i + 1 < len(args) else ""
+            raise OptionError(f"--{flag} needs a value.{dash}")
     return found
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

@@ -8,17 +8,19 @@ its entry point in the group `mmim.<axis>` of the distribution that brings it. m
 import difflib
 import keyword
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import ClassVar, TypeVar
+
+from torch import nn
 
 from mmim.errors import OptionError
 
 AXES = ("modality", "masking", "budget", "target", "encoder", "decoder", "term", "optimiser", "schedule")
 GROUPS = {axis: f"mmim.{axis}" for axis in AXES} | {"modality": "mmim.modalities"}
 
-_REFUSED = {"values", "keys", "type", "to", "float", "half", "items"}  # names that torch's ModuleDict can't hold
+_REFUSED = frozenset(dir(nn.ModuleDict()))  # torch refuses a child module that is called as an attribute
 
 
 class Part(ABC):
@@ -31,11 +33,17 @@ P = TypeVar("P", bound=Part)
 _registered: dict[tuple[str, str], type[Part]] = {}
 
 
-def check_name(name: str) -> str:
-    """The name of a modality, task, decoder or term; as a module's name and an option, not every word will do."""
-    if not name.isidentifier() or keyword.iskeyword(name) or name in _REFUSED:
+def check_name(name: str, reserved: Collection[str] = ()) -> str:
+    """The name of a modality, task, decoder or term; as a module's name and an option, not every word will do.
+
+    Raises:
+        OptionError: it is no identifier, a word of Python, an attribute of torch's ModuleDict, or `reserved`.
+    """
+    if not name.isidentifier() or keyword.iskeyword(name) or name in _REFUSED or name in reserved:
+        known = f" and not {', '.join(sorted(reserved))}" if reserved else ""
         raise OptionError(
-            f"The name {name!r} can't be used: use letters, digits and _, and none of {sorted(_REFUSED)}."
+            f"The name {name!r} can't be used: use letters, digits and _, no word of Python, "
+            f"no attribute of torch's ModuleDict (keys, train, ...){known}."
         )
     return name
 

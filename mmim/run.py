@@ -4,21 +4,25 @@ Options, data and folder are checked before a model is built or processes meet.
 """
 
 import os
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import gather_object
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from mmim import checkpoint, command, demo
 from mmim.config import to_plain
 from mmim.data.sources import find_samples
-from mmim.errors import OptionError
+from mmim.errors import MaskingError, OptionError
 from mmim.model import MaskedModel
 from mmim.options import Overrides, parse
 from mmim.records import Batch, map_raw
@@ -43,14 +47,18 @@ class Plan:
     """A run that can be made: everything is checked, nothing is written."""
 
     job: Job
-    start: int
     world: Path | None
     """The sample world, if this is the demo."""
 
     @property
-    def finished(self) -> bool:
+    def trained(self) -> bool:
         """Whether there is nothing left to train."""
-        return self.start >= self.job.steps
+        return self.job.start >= self.job.steps
+
+    @property
+    def reported(self) -> bool:
+        """Whether the report of the finished run is there too."""
+        return self.trained and report_of(self.job.folder).is_dir()
 
 
 def run(recipe: Recipe) -> None:
@@ -58,23 +66,27 @@ def run(recipe: Recipe) -> None:
     console = command.console()
     plan = make_plan(recipe, console)
     job = plan.job
-    if plan.finished:
-        console.print(f"This run is finished ({plan.start} steps). More --steps continue it, --no-resume starts anew.")
+    if plan.reported:
+        console.print(f"This run is finished ({job.start} steps). More --steps continue it, --no-resume starts anew.")
         _point_to(job.folder, console)
         return
-    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(recipe.precision, recipe.precision))
-    if accelerator.is_main_process:
-        prepare_folder(job, resume=recipe.resume)
-    accelerator.wait_for_everyone()
-    _announce(plan, accelerator, console)
-    tracker = Tracker(job.folder, plan.start, job.steps, main=accelerator.is_main_process, console=console)
-    try:
-        model = train(job, accelerator, tracker)
-    finally:
-        tracker.stop()
-    if accelerator.is_main_process:
-        _report(plan, model, accelerator.device, console)
-    accelerator.end_training()
+    accelerator = meet(recipe, console)
+    with lock(job.folder, accelerator):
+        if accelerator.is_main_process:
+            prepare_folder(job, resume=recipe.resume)
+        agree(job, accelerator)
+        if plan.trained:
+            model = checkpoint.load(job.folder, accelerator.device)
+        else:
+            _announce(plan, accelerator, console)
+            tracker = Tracker(job.folder, job.start, job.steps, main=accelerator.is_main_process, console=console)
+            try:
+                model = train(job, accelerator, tracker)
+            finally:
+                tracker.stop()
+        if accelerator.is_main_process:
+            _report(plan, model, accelerator.device, console)
+        accelerator.end_training()
 
 
 def make_plan(recipe: Recipe, console: Console) -> Plan:
@@ -88,18 +100,93 @@ def make_plan(recipe: Recipe, console: Console) -> Plan:
         raise OptionError("--precision fp16 needs a GPU, and there is none. Use bf16 or fp32.")
     layout = recipe.layout(processes)
     dry_run(recipe)
+    folder = recipe.output or Path("runs") / f"{recipe.name}-{_name_of(recipe.data)}"
+    check_writable(folder)
     world = None
     if recipe.data is None:
         console.print("No --data: this is the demo, on the sample world (small drawn scenes with known factors).")
         world = demo.world(recipe.modalities)
     samples = find_samples(recipe.data if recipe.data is not None else world / "train", recipe.modalities)  # type: ignore[operator]
-    cores = max(1, len(os.sched_getaffinity(0)) // local)
-    workers = min(8, max(1, cores - 1)) if recipe.workers is None else recipe.workers
+    workers, threads = share_cores(max(1, _cores() // local), recipe)
     if not torch.cuda.is_available():
-        torch.set_num_threads(recipe.threads or cores)
-    folder = recipe.output or Path("runs") / f"{recipe.name}-{recipe.data.resolve().stem if recipe.data else 'demo'}"
+        torch.set_num_threads(threads)
     job = Job(recipe, samples, layout, recipe.total_steps(len(samples)), folder, workers)
-    return Plan(job, look_at_folder(job), world)
+    return Plan(replace(job, start=look_at_folder(job)), world)
+
+
+def meet(recipe: Recipe, console: Console) -> Accelerator:
+    """Join the other processes.
+
+    Raises:
+        OptionError: accelerate is configured for what the loop does not do.
+    """
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", recipe.precision):
+        console.print(f"accelerate is configured for {launched}; --precision {recipe.precision} is what counts here.")
+    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(recipe.precision, recipe.precision))
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+        raise OptionError(
+            f"accelerate is configured for {accelerator.distributed_type.value}; use plain data parallelism."
+        )
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != expected:
+        raise OptionError(
+            f"{accelerator.num_processes} processes met where WORLD_SIZE says {expected}: use accelerate launch."
+        )
+    return accelerator
+
+
+@contextmanager
+def lock(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Keep a second run out of the folder while this one is in it.
+
+    Raises:
+        OptionError: there is one already.
+    """
+    if not accelerator.is_main_process:
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
+            yield
+    except Timeout:
+        raise OptionError(f"Another process trains into {folder}. Wait for it, or name another --output.") from None
+
+
+def agree(job: Job, accelerator: Accelerator) -> None:
+    """See that all processes go on from the same step on the same data.
+
+    Raises:
+        OptionError: they see different folders.
+    """
+    views = gather_object([f"step {job.start}, {job.data}"])
+    if len(set(views)) > 1:
+        raise OptionError(
+            f"The processes see different folders ({'; '.join(views)}): share --data and --output among them."
+        )
+
+
+def share_cores(cores: int, recipe: Recipe) -> tuple[int, int]:
+    """Reading workers and computing threads of a process that has so many cores.
+
+    Without a GPU they share the cores without a rest: torch's threads wait for each other busily, so that one core too
+    few makes all of them many times as slow.
+    """
+    default = min(8, max(1, cores - 1 if torch.cuda.is_available() else cores // 4))
+    workers = default if recipe.workers is None else recipe.workers
+    return workers, recipe.threads or max(1, cores - workers)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise an OptionError if nothing can be written there."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise OptionError(f"--output {folder} can't be: {there} is a file. Name a folder.")
+    if not os.access(there, os.W_OK):
+        raise OptionError(f"--output {folder} can't be written: {there} is read-only for you. Name another folder.")
 
 
 def dry_run(recipe: Recipe) -> None:
@@ -108,6 +195,8 @@ def dry_run(recipe: Recipe) -> None:
     Raises:
         OptionError, MaskingError: sizes that do not fit each other, or a budget that leaves nothing to see.
     """
+    for modality in recipe.modalities.values():
+        modality.check()
     with torch.device("meta"):
         model = MaskedModel(recipe)
     one = torch.zeros(1, dtype=torch.int64)
@@ -115,7 +204,9 @@ def dry_run(recipe: Recipe) -> None:
         name: map_raw(lambda tensor: tensor[None], modality.blank()) for name, modality in recipe.modalities.items()
     }
     present = {name: torch.ones(1, dtype=torch.bool) for name in blanks}
-    model.counts(Batch({"main": blanks}, present, one, one, one[0]))
+    counts = model.counts(Batch({"main": blanks}, present, one, one, one[0]))
+    if idle := [name for name, count in counts.items() if not count]:
+        raise MaskingError(f"Nothing is left to predict for {idle[0]}: {recipe.budget}. Use a larger ratio.")
 
 
 def look_at_folder(job: Job) -> int:
@@ -124,24 +215,31 @@ def look_at_folder(job: Job) -> int:
     Raises:
         OptionError: another run is in it.
     """
-    if job.folder.exists() and not job.folder.is_dir():
-        raise OptionError(f"--output {job.folder} is a file; name a folder.")
-    there = job.folder / "recipe.yaml"
-    if not job.recipe.resume or not there.exists():
+    if not job.recipe.resume:
+        return 0
+    steps, there = checkpoint.steps(job.checkpoints), job.folder / "recipe.yaml"
+    if not there.exists():
+        if steps:
+            raise OptionError(
+                f"{job.folder} has checkpoints and no recipe.yaml. Name another --output, or use --no-resume."
+            )
         return 0
     before, now = yaml.safe_load(there.read_text()), plain_recipe(job.recipe)
     changed = [f"{path} {old} -> {new}" for path, old, new in _differences(before, now) if path not in FREE]
+    if steps and not changed:
+        data = checkpoint.read_state(job.checkpoints / f"step-{steps[-1]}")["data"]
+        changed = [f"the data were {data} and are {job.data}"] if data != job.data else []
     if changed:
         shown = "; ".join(changed[:6]) + (f" and {len(changed) - 6} more" if len(changed) > 6 else "")
         raise OptionError(
             f"{job.folder} holds another run: {shown}. Name another --output, or use --no-resume to start anew."
         )
-    return max(checkpoint.steps(job.checkpoints), default=0)
+    return steps[-1] if steps else 0
 
 
 def prepare_folder(job: Job, *, resume: bool) -> None:
     """Make the run folder and write the recipe into it; an earlier run that is not resumed moves aside."""
-    if not resume and (job.folder / "recipe.yaml").exists():
+    if not resume and ((job.folder / "recipe.yaml").exists() or checkpoint.steps(job.checkpoints)):
         number = next(i for i in range(1, 10**6) if not job.folder.with_name(f"{job.folder.name}.before-{i}").exists())
         job.folder.rename(job.folder.with_name(f"{job.folder.name}.before-{number}"))
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -173,24 +271,44 @@ def _announce(plan: Plan, accelerator: Accelerator, console: Console) -> None:
         f"into {job.folder}",
         highlight=False,
     )
-    if plan.start:
-        console.print(f"Going on after step {plan.start}.")
+    if job.start:
+        console.print(f"Going on after step {job.start}.")
 
 
 def _report(plan: Plan, model: MaskedModel, device: torch.device, console: Console) -> None:
-    job = plan.job
+    """Pictures, and in the demo the judgement; the folder appears when it is complete, so that a kill can't lose it."""
+    job, partial = plan.job, plan.job.folder / ".report"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
     if plan.world is not None:
         console.print("Comparing with the untrained encoder and with raw features on held-out scenes ...")
-        demo.judge(model, fresh_model(job.recipe), plan.world, job.folder / "report", console, device)
+        demo.judge(model, fresh_model(job.recipe), plan.world, partial, console, device)
         pictured = find_samples(plan.world / "heldout", job.recipe.modalities)[:PICTURED]
     else:
         pictured = list(job.samples[:PICTURED])
-    reconstructions(model, pictured, job.folder / "report", device=device)
+    reconstructions(model, pictured, partial, device=device)
+    shutil.rmtree(report_of(job.folder), ignore_errors=True)
+    partial.rename(report_of(job.folder))
     _point_to(job.folder, console)
+
+
+def report_of(folder: Path) -> Path:
+    """Where a run's report stands."""
+    return folder / "report"
 
 
 def _point_to(folder: Path, console: Console) -> None:
     console.print(f"checkpoint      {checkpoint.find(folder)}", highlight=False, soft_wrap=True)
     console.print(f"metrics         {folder / 'metrics.jsonl'}", highlight=False, soft_wrap=True)
-    for picture in sorted((folder / "report").glob("*.png")):
+    for picture in sorted(report_of(folder).glob("*.png")):
         console.print(f"picture         {picture}", highlight=False, soft_wrap=True)
+
+
+def _name_of(data: Path | None) -> str:
+    if data is None:
+        return "demo"
+    return data.resolve().name if data.is_dir() else data.stem
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

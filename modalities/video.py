@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool3d
 
 from mmim.data.crops import Window, centre_window, multi_scale_window, random_resized_window, resized_crop
-from mmim.data.media_read import Backend, open_video
+from mmim.data.media_read import Backend, check_backend, open_video
 from mmim.data.media_write import write_video
 from mmim.data.world import picture
 from mmim.data.world.sound import sound
@@ -90,6 +90,9 @@ class Video(Modality):
     @property
     def piece(self) -> tuple[int, ...]:
         return (3, self.tubelet, self.patch, self.patch)
+
+    def check(self) -> None:
+        check_backend(self.backend)
 
     def blank(self) -> UInt8[Tensor, "3 T H W"]:
         return torch.zeros(3, self.frames, self.size, self.size, dtype=torch.uint8)

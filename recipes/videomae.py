@@ -46,7 +46,8 @@ VIDEOMAE = Recipe(
     size="base",
 )
 
-# Encoder and decoder of the published checkpoints (official model code); tiny is ours, for a CPU.
+# Encoder and decoder of the published checkpoints (official model code); tiny is ours, for a CPU. The published batch
+# differs by size and data: S on Kinetics-400 and H 1024, L 512, S on SSv2 and B 2048.
 SIZES = {
     name: {
         "encoder.width": width,
@@ -55,13 +56,14 @@ SIZES = {
         "decoders.video.width": decoder_width,
         "decoders.video.depth": decoder_depth,
         "decoders.video.heads": decoder_heads,
+        "batch": batch,
     }
-    for name, width, depth, heads, decoder_width, decoder_depth, decoder_heads in (
-        ("tiny", 96, 3, 3, 64, 2, 2),
-        ("small", 384, 12, 6, 192, 4, 3),
-        ("base", 768, 12, 12, 384, 4, 6),
-        ("large", 1024, 24, 16, 512, 12, 8),
-        ("huge", 1280, 32, 16, 640, 12, 8),
+    for name, width, depth, heads, decoder_width, decoder_depth, decoder_heads, batch in (
+        ("tiny", 96, 3, 3, 64, 2, 2, 2048),
+        ("small", 384, 12, 6, 192, 4, 3, 1024),
+        ("base", 768, 12, 12, 384, 4, 6, 2048),
+        ("large", 1024, 24, 16, 512, 12, 8, 512),
+        ("huge", 1280, 32, 16, 640, 12, 8, 1024),
     )
 }
 
@@ -79,7 +81,6 @@ DEMO = {
     "optimiser.per": 0,
     "steps": 300,
     "batch": 64,
-    "micro_batch": 64,
     "repeats": 8,
     "precision": "fp32",
     "checkpoint_every": 150,

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_hook
 
 from mmim.layers.patches import grid_coords, to_patches
 from mmim.model import MaskedModel, Step
@@ -89,6 +91,32 @@ def float64() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def fresh_accelerate() -> Iterator[None]:
+    """Forget accelerate's settings before and after: it keeps the first precision for as long as the process lives."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        yield
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@contextmanager
+def linear_dtypes() -> Iterator[set[torch.dtype]]:
+    """The precisions in which the linear layers of any model compute meanwhile."""
+    seen: set[torch.dtype] = set()
+
+    def look(module: torch.nn.Module, inputs: object, output: object) -> None:
+        if isinstance(module, torch.nn.Linear):
+            seen.add(output.dtype)
+
+    handle = register_module_forward_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 def redraw(model: torch.nn.Module, seed: int = 0) -> None:

@@ -6,10 +6,10 @@ import torch
 
 from mmim import checkpoint as checkpoints
 from mmim import command
+from mmim.cli.checks import check_checkpoint, check_numbers, check_output
 from mmim.data.sources import find_samples
 from mmim.embed import embed as embed_samples
 from mmim.embed import read, write_parquet
-from mmim.errors import OptionError
 
 
 def embed(checkpoint: Path, data: Path, out: Path, batch: int = 32, workers: int = 1) -> None:
@@ -22,10 +22,9 @@ def embed(checkpoint: Path, data: Path, out: Path, batch: int = 32, workers: int
         batch: samples per forward pass.
         workers: processes that read files.
     """
-    if batch < 1 or workers < 0:
-        raise OptionError(f"--batch {batch} must be at least 1 and --workers {workers} at least 0.")
-    if not out.resolve().parent.is_dir():
-        raise OptionError(f"--out {out}: there is no folder {out.resolve().parent}. Make it first.")
+    check_numbers(batch, workers)
+    check_output("out", out)
+    check_checkpoint(checkpoint)
     console = command.console()
     folder = checkpoints.find(checkpoint)
     model = checkpoints.load(folder)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from mmim import checkpoint as checkpoints
 from mmim import command
+from mmim.cli.checks import check_checkpoint, check_numbers, check_output
 from mmim.data.loader import Loaded
 from mmim.data.sources import find_samples
 from mmim.embed import embed, read
@@ -30,8 +31,8 @@ def probe(
     labels: Path | None = None,
     split: str | None = None,
     seed: int = 0,
-    batch: int = 32,
-    workers: int = 1,
+    batch: int | None = None,
+    workers: int | None = None,
     json_out: Path | None = None,
 ) -> None:
     """How well embeddings tell labels: kNN and linear probe, with 95 % intervals.
@@ -47,8 +48,8 @@ def probe(
         labels: label table (csv, tsv, jsonl, `path label` lines), or the folder of an index.csv; default: --data.
         split: COLUMN=VALUE, the rows to test on; default: a quarter, by a hash of the id.
         seed: of the untrained encoder and of the intervals.
-        batch: samples per forward pass.
-        workers: processes that read files.
+        batch: samples per forward pass, with --checkpoint (default 32).
+        workers: processes that read files, with --checkpoint (default 1).
         json_out: also write the table as JSON.
     """
     console = command.console()
@@ -57,13 +58,20 @@ def probe(
         raise OptionError("Give --data (its index.csv has the labels) or --labels.")
     if (checkpoint is None) == (embeddings is None):
         raise OptionError("Give one of --checkpoint and --embeddings.")
+    numbers = 32 if batch is None else batch, 1 if workers is None else workers
+    check_numbers(*numbers)
+    if json_out is not None:
+        check_output("json-out", json_out)
     if embeddings is not None:
+        if unused := [f"--{name}" for name, value in (("batch", batch), ("workers", workers)) if value is not None]:
+            raise OptionError(f"{' and '.join(unused)} with --embeddings: there is nothing to compute, leave it out.")
         ids, vectors = read_embeddings(embeddings)
     else:
         assert checkpoint is not None
         if data is None:
             raise OptionError("--checkpoint needs --data, the files to embed.")
-        ids, vectors = _embed(checkpoint, data, seed, batch, workers, console)
+        check_checkpoint(checkpoint)
+        ids, vectors = _embed(checkpoint, data, seed, *numbers, console)
     found = find_labels(read_table(where), ids, label, split, data if data is not None and data.is_dir() else None)
     if found.left_out:
         console.print(f"{found.left_out} of {len(ids)} samples have no label and were left out")

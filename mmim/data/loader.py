@@ -13,15 +13,16 @@ from mmim.data.order import Visit
 from mmim.data.sources import Sample
 from mmim.draw import Draw, visit_key
 from mmim.errors import ReadError
-from mmim.modality import Modality
-from mmim.records import Batch, Raw, map_raw
+from mmim.modality import Modality, Source
+from mmim.records import Batch, Raw
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A sample that was left out, and why."""
+    """A modality of a sample that was left out, and why."""
 
     id: str
+    modality: str
     reason: str
 
 
@@ -31,19 +32,27 @@ class Loaded:
 
     batch: Batch
     unreadable: tuple[Unreadable, ...]
-    anyone: bool
-    """Whether any sample has anything, known without asking the device."""
 
     def pin_memory(self) -> "Loaded":
         """The same with page-locked memory, called by torch's loader."""
         return replace(self, batch=self.batch.pin_memory())
 
 
-Views = dict[str, Raw] | Unreadable
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One visit of a sample, read: what could be, and what could not."""
+
+    visit: Visit
+    key: int
+    raws: dict[str, Raw]
+    unreadable: tuple[Unreadable, ...]
 
 
-class Reader(Dataset[list[tuple[Visit, int, Views]]]):
-    """Reads a sample for some visits in a row: a file is opened once for all its repeats."""
+class Reader(Dataset[list[Row]]):
+    """Reads a sample for some visits in a row: a file is opened once for all its repeats.
+
+    All modalities of a sample get the same draws, so that frames and sound of one file can be cut from one window.
+    """
 
     def __init__(self, samples: Sequence[Sample], modalities: Mapping[str, Modality], seed: int | None) -> None:
         self.samples = samples
@@ -54,48 +63,43 @@ class Reader(Dataset[list[tuple[Visit, int, Views]]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, visits: list[Visit]) -> list[tuple[Visit, int, Views]]:  # type: ignore[override]
+    def __getitem__(self, visits: list[Visit]) -> list[Row]:  # type: ignore[override]
         sample = self.samples[visits[0].index]
         keys = [visit_key(self.seed or 0, visit.epoch, sample.hash, visit.repeat) for visit in visits]
-        return [(visit, key, views) for visit, key, views in zip(visits, keys, self._read(sample, keys), strict=True)]
+        raws: list[dict[str, Raw]] = [{} for _ in keys]
+        unreadable: list[Unreadable] = []
+        for name, source in sample.sources.items():
+            try:
+                for row, raw in zip(raws, self._read(self.modalities[name], source, keys), strict=True):
+                    row[name] = raw
+            except ReadError as error:
+                unreadable.append(Unreadable(sample.id, name, str(error)))
+        return [Row(*row, tuple(unreadable)) for row in zip(visits, keys, raws, strict=True)]
 
-    def _read(self, sample: Sample, keys: list[int]) -> list[Views]:
-        views: list[dict[str, Raw]] = [{} for _ in keys]
-        try:
-            for name, source in sample.sources.items():
-                modality = self.modalities[name]
-                if self.seed is None:
-                    raws = [modality.read(source, None)] * len(keys)
-                else:
-                    raws = modality.read_many(source, [Draw(torch.tensor([key])).named(name) for key in keys])
-                for view, raw in zip(views, raws, strict=True):
-                    view[name] = raw
-        except ReadError as error:
-            return [Unreadable(sample.id, str(error))] * len(keys)
-        return list(views)
+    def _read(self, modality: Modality, source: Source, keys: list[int]) -> list[Raw]:
+        if self.seed is None:
+            return [modality.read(source, None)] * len(keys)
+        return modality.read_many(source, [Draw(torch.tensor([key])) for key in keys])
 
 
-def collate(
-    items: list[list[tuple[Visit, int, Views]]], samples: Sequence[Sample], modalities: Mapping[str, Modality]
-) -> Loaded:
+def collate(items: list[list[Row]], samples: Sequence[Sample], modalities: Mapping[str, Modality]) -> Loaded:
     """Stack samples into a batch whose key set is always all modalities; absent data are zeros."""
     rows = [row for item in items for row in item]
     raws: dict[str, Raw] = {}
     present: dict[str, Tensor] = {}
     for name, modality in modalities.items():
-        column = [None if isinstance(views, Unreadable) else views.get(name) for _, _, views in rows]
+        column = [row.raws.get(name) for row in rows]
         present[name] = torch.tensor([raw is not None for raw in column])
-        blank = modality.blank()
-        raws[name] = map_raw(lambda *tensors: torch.stack(tensors), *(blank if raw is None else raw for raw in column))
+        raws[name] = modality.collate([modality.blank() if raw is None else raw for raw in column])
     batch = Batch(
         views={"main": raws},
         present=present,
-        ids=torch.tensor([samples[visit.index].hash for visit, _, _ in rows]),
-        keys=torch.tensor([key for _, key, _ in rows]),
+        ids=torch.tensor([samples[row.visit.index].hash for row in rows]),
+        keys=torch.tensor([row.key for row in rows]),
         step=torch.tensor(0),
     )
-    bad = {views.id: views for _, _, views in rows if isinstance(views, Unreadable)}
-    return Loaded(batch, tuple(bad.values()), any(bool(flags.any()) for flags in present.values()))
+    bad = dict.fromkeys(unreadable for row in rows for unreadable in row.unreadable)
+    return Loaded(batch, tuple(bad))
 
 
 def _one_file_each(micro_batches: Iterator[list[Visit]]) -> Iterator[list[list[Visit]]]:

@@ -188,7 +188,7 @@ class _Decord(VideoFile):
     """decord, after a look with PyAV: it writes to stderr over a file that it can't open, and counts hidden frames."""
 
     def __init__(self, path: Path) -> None:
-        decord = _library("decord", "pip install decord")
+        decord = _library("decord")
         decord.logging.set_level(decord.logging.QUIET)
         self.errors = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, AssertionError, StopIteration)
         look = _PyAV(path)
@@ -224,7 +224,7 @@ class _TorchCodec(VideoFile):
     errors = (RuntimeError, ValueError, IndexError)
 
     def __init__(self, path: Path) -> None:
-        decoders = _library("torchcodec.decoders", "pip install torchcodec; it needs the system's FFmpeg too")
+        decoders = _library("torchcodec.decoders")
         with _translated(self.errors):
             self._decoder = decoders.VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1)
         self.num_frames = len(self._decoder)
@@ -245,13 +245,26 @@ _BACKENDS: dict[str, type[_PyAV] | type[_Decord] | type[_TorchCodec]] = {
 }
 
 
-def _library(name: str, install: str) -> Any:
+_INSTALL = {
+    "decord": "pip install decord",
+    "torchcodec.decoders": "pip install torchcodec; it needs the system's FFmpeg too",
+}
+
+
+def check_backend(backend: Backend) -> None:
+    """Raise an OptionError if the backend can't be used here."""
+    for name in _INSTALL:
+        if name.partition(".")[0] == backend:
+            _library(name)
+
+
+def _library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except (ImportError, RuntimeError, OSError) as error:  # torchcodec raises RuntimeError where FFmpeg is missing
         raise OptionError(
             f"The video backend {name.partition('.')[0]} can't be used here: {_reason(error)}. "
-            f"Install it ({install}), or take the backend pyav."
+            f"Install it ({_INSTALL[name]}), or take the backend pyav."
         ) from error
 
 

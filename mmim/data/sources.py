@@ -1,7 +1,8 @@
 """Which samples there are: folders and lists of files. Nothing is opened here."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,14 +23,16 @@ class Sample:
 
     @property
     def hash(self) -> int:
-        """What the sample's order and draws depend on."""
-        return stable_hash(self.id)
+        """What the sample's order and draws depend on: its name without the suffix, which one of several files has."""
+        stem, suffix = os.path.splitext(self.id)
+        return stable_hash(self.id if "#" in suffix else stem)
 
 
 def find_samples(data: Path, modalities: Mapping[str, Modality]) -> list[Sample]:
     """All samples of a folder (searched through, links followed) or of a text file with `path` or `path label` lines.
 
-    Paths in a list are relative to the list. Samples come sorted by id, each once.
+    Paths in a list are relative to the list; one that is missing is met when it is to be read, unless all are. Samples
+    come sorted by id, each once.
 
     Raises:
         DataError: nothing there that any of the modalities reads.
@@ -41,16 +44,29 @@ def find_samples(data: Path, modalities: Mapping[str, Modality]) -> list[Sample]
     }
     if not data.exists():
         raise DataError(f"There is no {data}. Give --data a folder of files, or a text file with a path per line.")
-    files = dict(_listed(data) if data.is_file() else _walk(data))
+    is_list = data.is_file()
+    files = dict(_listed(data, suffixes) if is_list else _walk(data))
     samples = [
         Sample(id, {name: Source(path) for name in suffixes[path.suffix.lower()]})
         for id, path in sorted(files.items())
         if path.suffix.lower() in suffixes
     ]
+    readable = f"that {', '.join(modalities)} can read ({', '.join(sorted(suffixes))})"
+    if not samples and is_list:
+        if data.suffix.lower() in suffixes:
+            raise _one_file(data)
+        first = f"; the first is {next(iter(files))!r}" if files else ""
+        raise DataError(
+            f"{data} lists {len(files)} files and none {readable}{first}. Write `path` or `path label` on each line."
+        )
     if not samples:
         raise DataError(
-            f"{data} holds {len(files)} files and none that {', '.join(modalities)} can read "
-            f"({', '.join(sorted(suffixes))}). Point --data at the folder that holds them."
+            f"{data} holds {len(files)} files and none {readable}. Point --data at the folder that holds them."
+        )
+    if is_list and not any(os.path.exists(files[sample.id]) for sample in samples):
+        raise DataError(
+            f"None of the {len(samples)} files that {data} lists is there; the first is {files[samples[0].id]}. "
+            f"Write paths relative to the folder of the list, or absolute ones."
         )
     return samples
 
@@ -67,21 +83,36 @@ def _walk(folder: Path) -> list[tuple[str, Path]]:
     return found
 
 
-def _listed(file: Path) -> list[tuple[str, Path]]:
+def _listed(file: Path, suffixes: Collection[str]) -> list[tuple[str, Path]]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        with file.open(encoding="utf-8-sig", newline="\n") as lines:  # str.splitlines would also break at U+2028
+            paths = [listed_path(line, suffixes) for line in lines]
     except UnicodeDecodeError as error:
+        if file.suffix.lower() in suffixes:
+            raise _one_file(file) from error
         raise DataError(
             f"{file} is not a text file ({error.reason}). --data takes a folder, or a list with a path per line."
         ) from error
-    return [(path, file.parent / path) for path in map(listed_path, lines) if path]
+    except OSError as error:
+        raise DataError(f"{file} can't be read: {error.strerror}.") from error
+    return [(path, file.parent / path) for path in paths if path]
 
 
-def listed_path(line: str) -> str:
-    """What precedes the trailing numbers of a line.
+def _one_file(file: Path) -> DataError:
+    return DataError(
+        f"--data {file} is one file: give the folder that holds it ({file.parent}), or a list with a path per line."
+    )
+
+
+def listed_path(line: str, suffixes: Collection[str]) -> str:
+    """The path of a line: up to the first of the suffixes that ends a word; without one, up to the trailing numbers.
 
     Lines are `path`, `path label`, `path,label` or (frame lists) `path start total label`. Spaces belong to the path.
     """
+    endings = "|".join(map(re.escape, suffixes))
+    found = re.match(rf"\s*(.+?(?:{endings}))(?=[\s,]|\Z)", line, re.IGNORECASE) if suffixes else None
+    if found:
+        return found[1]
     words = line.strip().replace("\t", " ").split(" ")
     if len(words) == 1 and _is_number(words[0].rpartition(",")[2]):
         words = words[0].rsplit(",", 1)

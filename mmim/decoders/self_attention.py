@@ -1,5 +1,6 @@
 """MAE's decoder: visible tokens and mask tokens in one sequence."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmim.decoders.decoder import Decoder, DecoderModule, Query
+from mmim.errors import expect
 from mmim.layers.block import Bias, Block, attention_mask, init_linear
 from mmim.modality import Modality
 from mmim.records import Latents, Tokens, gather_tokens
@@ -22,19 +24,26 @@ class SelfAttentionDecoder(Decoder):
     """
 
     width: int = 512
-    """Channels of a token in the decoder."""
+    """Channels of a token in the decoder (MAE: 512; VideoMAE-B: 384)."""
     depth: int = 8
-    """Blocks."""
+    """Blocks (MAE: 8; VideoMAE-B: 4)."""
     heads: int = 16
-    """Attention heads."""
+    """Attention heads (MAE: 16; VideoMAE-B: 6)."""
     mlp_ratio: float = 4.0
-    """Hidden width of the MLP over the width."""
+    """Hidden width of the MLP over the width (MAE, VideoMAE: 4)."""
     bias: Bias = "qkv"
     """Attention biases: one fused vector (MAE), q and v only (VideoMAE), none."""
     embed_bias: bool = True
-    """Whether the projection from the encoder's width has a bias (VideoMAE: none)."""
+    """Whether the projection from the encoder's width has a bias (MAE: yes; VideoMAE: no)."""
     eps: float = 1e-6
-    """Of every norm."""
+    """Of every norm (MAE, VideoMAE: 1e-6)."""
+
+    def __post_init__(self) -> None:
+        expect(self.width >= 1, self.width, "at least 1", "decoder.width")
+        expect(self.depth >= 0, self.depth, "at least 0", "decoder.depth")
+        expect(self.heads >= 1, self.heads, "at least 1", "decoder.heads")
+        expect(0 < self.mlp_ratio < math.inf, self.mlp_ratio, "above 0 and finite", "decoder.mlp_ratio")
+        expect(0 < self.eps < math.inf, self.eps, "above 0 and finite", "decoder.eps")
 
     def build(
         self, modalities: Mapping[str, Modality], latent_width: int, tasks: Mapping[str, tuple[str, int]]

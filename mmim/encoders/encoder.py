@@ -13,13 +13,26 @@ from mmim.modality import Modality
 from mmim.parts import Part
 from mmim.records import Latents, Split, Tokens, gather_tokens
 
+Layout = tuple[tuple[str, int], ...]
+"""((modality, n), ...): the order in which modalities are concatenated."""
+
 
 @dataclass(frozen=True, eq=False)
 class Visible:
-    """The visible tokens of one modality, embedded, with their places; `valid` None: all."""
+    """The visible tokens of one modality on their way through the encoder.
+
+    values     `[b k d]` embedded content, to which a branch adds the positions as its architecture does: once, before
+               every block, or to the attention logits
+    positions  `[b k d]` their position codes
+    ids        `[b k]` their places among the modality's tokens
+    tokens     all tokens of the modality, for their coords and grid
+    valid      `[b k]`, or None: all
+    """
 
     values: Float[Tensor, "b k d"]
+    positions: Float[Tensor, "b k d"]
     ids: Int64[Tensor, "b k"]
+    tokens: Tokens
     valid: Bool[Tensor, "b k"] | None = None
 
 
@@ -27,14 +40,14 @@ class EncoderModule(nn.Module, ABC):
     """What an `Encoder` builds. Two verbs, so that a method with several joint passes makes each branch pass once."""
 
     @abstractmethod
-    def branch(
-        self, name: str, values: Float[Tensor, "b k d"], valid: Bool[Tensor, "b k"] | None
-    ) -> Float[Tensor, "b k d"]:
-        """The blocks that belong to one modality alone."""
+    def branch(self, name: str, visible: Visible) -> Visible:
+        """Add the positions, and run the blocks that belong to one modality alone."""
 
     @abstractmethod
-    def joint(self, values: Float[Tensor, "b k d"], valid: Bool[Tensor, "b k"] | None) -> Float[Tensor, "b k d"]:
-        """The shared blocks and the last norm, on the packed visible tokens of all modalities."""
+    def joint(
+        self, visible: Mapping[str, Visible], layout: Layout, present: Mapping[str, Bool[Tensor, " b"]]
+    ) -> Latents:
+        """The shared blocks and the last norm on the visible tokens of some modalities, which `pack` puts together."""
 
 
 class Encoder(Part):
@@ -63,35 +76,32 @@ class Trunk(nn.Module):
         self.encoder = encoder.build(tuple(modalities))
 
     def branch(self, name: str, tokens: Tokens, split: Split) -> Visible:
-        """Gather, then embed only what is visible, add positions, and run the modality's own blocks."""
+        """Gather, then embed only what is visible, and run the modality's own blocks."""
         content = self.embedders[name](gather_tokens(tokens.values, split.ids_keep))
-        content = content + gather_tokens(self.positions[name](tokens), split.ids_keep)
-        return Visible(self.encoder.branch(name, content, split.keep_valid), split.ids_keep, split.keep_valid)
+        positions = gather_tokens(self.positions[name](tokens), split.ids_keep)
+        return self.encoder.branch(name, Visible(content, positions, split.ids_keep, tokens, split.keep_valid))
 
-    def joint(
-        self,
-        visible: Mapping[str, Visible],
-        layout: tuple[tuple[str, int], ...],
-        present: Mapping[str, Bool[Tensor, " b"]],
-    ) -> Latents:
-        """Pack the modalities in the order of the layout and run the shared blocks.
 
-        One modality needs no mask for presence: rows do not mix, and the terms leave absent samples out.
-        """
-        values, at, valids, start = [], [], [], 0
-        for name, n in layout:
-            if name in visible:
-                part = visible[name]
-                values.append(part.values)
-                at.append(part.ids + start)
-                valids.append(_presence(part, present[name] if len(visible) > 1 else None))
-            start += n
-        valid = None
-        if any(flags is not None for flags in valids):
-            full = [torch.ones_like(ids, dtype=torch.bool) for ids in at]
-            valid = torch.cat([f if flags is None else flags for f, flags in zip(full, valids, strict=True)], dim=1)
-        packed = torch.cat(values, dim=1)
-        return Latents(self.encoder.joint(packed, valid), torch.cat(at, dim=1), layout, valid)
+def pack(
+    visible: Mapping[str, Visible], layout: Layout, present: Mapping[str, Bool[Tensor, " b"]]
+) -> tuple[Float[Tensor, "b k d"], Int64[Tensor, "b k"], Bool[Tensor, "b k"] | None]:
+    """Concatenate modalities in the order of the layout: values, their places `at` in it, and which are valid.
+
+    One modality needs no mask for presence: rows do not mix, and the terms leave absent samples out.
+    """
+    values, at, valids, start = [], [], [], 0
+    for name, n in layout:
+        if name in visible:
+            part = visible[name]
+            values.append(part.values)
+            at.append(part.ids + start)
+            valids.append(_presence(part, present[name] if len(visible) > 1 else None))
+        start += n
+    valid = None
+    if any(flags is not None for flags in valids):
+        full = [torch.ones_like(ids, dtype=torch.bool) for ids in at]
+        valid = torch.cat([f if flags is None else flags for f, flags in zip(full, valids, strict=True)], dim=1)
+    return torch.cat(values, dim=1), torch.cat(at, dim=1), valid
 
 
 def _presence(part: Visible, present: Bool[Tensor, " b"] | None) -> Bool[Tensor, "b k"] | None:

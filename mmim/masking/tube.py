@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +20,8 @@ class TubeMasking(MaskingPolicy):
     Tong et al. 2022 (VideoMAE), section 3.3. All tokens of a place share one number and ties go in token order, so
     the cut must keep whole places: `Ratio(whole_frames=True)`.
     """
+
+    whole_frames: ClassVar[bool] = True
 
     def rank(self, tokens: Tokens, draw: Draw, hint: Tensor | None = None) -> Float[Tensor, "b n"]:
         if tokens.grid is None or len(tokens.grid) < 2:

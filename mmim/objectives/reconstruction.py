@@ -19,7 +19,7 @@ class Reconstruction(Term):
     tasks: tuple[str, ...] = ()
     """Which tasks; none named means all."""
 
-    def build(self, targets: Mapping[str, tuple[Target, float]]) -> "ReconstructionModule":
+    def build(self, targets: Mapping[str, tuple[Target, float]], width: int) -> "ReconstructionModule":
         if unknown := [task for task in self.tasks if task not in targets]:
             raise OptionError(f"{self} asks for the task {unknown[0]!r}; there are {', '.join(targets)}.")
         return ReconstructionModule({task: targets[task] for task in self.tasks or targets})

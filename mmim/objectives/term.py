@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmim.decoders.decoder import Query
 from mmim.modality import Target
 from mmim.parts import Part
-from mmim.records import LossTerm
+from mmim.records import Latents, LossTerm
 
 
 @runtime_checkable
@@ -22,6 +22,9 @@ class Asks(Protocol):
 
     def prediction(self, task: str) -> Float[Tensor, "b m p"]:
         """The decoder's prediction."""
+
+    def latents(self, modalities: tuple[str, ...] | None = None) -> Latents:
+        """The joint pass over some modalities, all by default."""
 
     def target(self, task: str) -> Num[Tensor, "b m *p"]:
         """What it should have been."""
@@ -45,8 +48,8 @@ class Term(Part):
     axis: ClassVar[str] = "term"
 
     @abstractmethod
-    def build(self, targets: Mapping[str, tuple[Target, float]]) -> TermModule:
-        """A module; `targets[task]` = (target, weight).
+    def build(self, targets: Mapping[str, tuple[Target, float]], width: int) -> TermModule:
+        """A module; `targets[task]` = (target, weight), `width` that of the latents.
 
         Raises:
             OptionError: it asks for a task that there is not.

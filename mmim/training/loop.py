@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from mmim import checkpoint
-from mmim.data.loader import Loaded, load
+from mmim.data.loader import Loaded, Unreadable, load
 from mmim.data.order import Layout, Order
 from mmim.data.sources import Sample
 from mmim.draw import stable_hash
@@ -34,6 +34,13 @@ class Job:
     steps: int
     folder: Path
     workers: int
+    start: int = 0
+    """The step whose checkpoint the run goes on from."""
+
+    @property
+    def data(self) -> str:
+        """What tells the run's samples from others: their number and a hash of their names."""
+        return f"{len(self.samples)} files ({stable_hash(*(sample.id for sample in self.samples)):016x})"
 
     @property
     def checkpoints(self) -> Path:
@@ -42,7 +49,7 @@ class Job:
 
 
 def train(job: Job, accelerator: Accelerator, tracker: Tracker) -> MaskedModel:
-    """Train from the newest checkpoint to the last step; the model comes back as it was saved last.
+    """Train from step `job.start` to the last; the model comes back as it was saved last.
 
     Raises:
         TrainingError: the loss is not finite, or too many files are unreadable.
@@ -50,46 +57,48 @@ def train(job: Job, accelerator: Accelerator, tracker: Tracker) -> MaskedModel:
     recipe, layout = job.recipe, job.layout
     model = fresh_model(recipe).to(accelerator.device)
     optimiser = recipe.optimiser.build(model, recipe.batch)
-    start = resume(job, model, optimiser)
     if recipe.compile:
         model.compile(fullgraph=True)
     wrapped, stepper = accelerator.prepare(model, optimiser)
     wrapped.train()
+    quarantine = Quarantine(len(job.samples), recipe.max_bad, resume(job, model, optimiser, accelerator))
 
     order = Order([sample.hash for sample in job.samples], recipe.seed, recipe.repeats)
     batches = load(
         job.samples,
         recipe.modalities,
-        order.micro_batches(layout, accelerator.process_index, start, job.steps),
+        order.micro_batches(layout, accelerator.process_index, job.start, job.steps),
         seed=recipe.seed,
         workers=job.workers,
         pin_memory=accelerator.device.type == "cuda",
     )
-    quarantine = Quarantine(len(job.samples), recipe.max_bad)
     peak = recipe.optimiser.rate(recipe.batch)
 
-    for step in range(start, job.steps):
+    for step in range(job.start, job.steps):
         torch.manual_seed(stable_hash(recipe.seed, step, accelerator.process_index))
         lr = peak * recipe.schedule.factor(step, job.steps)
         for group in stepper.param_groups:
             group["lr"] = lr
 
         micros = [_fetch(batches, step, accelerator.device, tracker, quarantine) for _ in range(layout.accumulation)]
-        counts = global_counts(model, [micro.batch for micro in micros], accelerator)
-        losses = backward(wrapped, [micro.batch for micro in micros], counts, accelerator)
-        norm = accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip_grad or math.inf)
-        if any(micro.anyone for micro in micros) or any(bool(count) for count in counts.values()):
-            stepper.step()  # a step in which nobody has anything moves nothing, decay and momentum neither
+        counts = global_counts(model, micros, accelerator)
+        losses = backward(wrapped, micros, counts, accelerator)
+        norm = torch.zeros(())
+        if any(bool(count) for count in counts.values()):
+            norm = accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip_grad or math.inf)
+            stepper.step()  # where nobody in any process has anything, nothing moves, decay and momentum neither
         stepper.zero_grad()
         tracker.advance(layout.batch)
 
         due = step + 1 == job.steps or (step + 1) % recipe.checkpoint_every == 0
         if due or (step + 1) % recipe.log_every == 0:
             quarantine.exchange(accelerator)
-            tracker.log(step + 1, finite(_summed(losses, accelerator), float(norm), step), lr=lr, grad_norm=float(norm))
+            tracker.left_out(quarantine.listed())
+            grad_norm = None if accelerator.optimizer_step_was_skipped else norm.item()
+            tracker.log(step + 1, finite(_summed(losses, accelerator), grad_norm, step), lr=lr, grad_norm=grad_norm)
         if due:
-            save(job, model, stepper.optimizer, step + 1, accelerator)
-    tracker.close(quarantine.found)
+            save(job, model, stepper.optimizer, step + 1, quarantine, accelerator)
+    tracker.close(quarantine.listed())
     return model.eval()
 
 
@@ -115,47 +124,61 @@ def backward(
 ) -> dict[str, Tensor]:
     """Gradients of the mean over the whole batch of all processes; returns this process' share of each loss.
 
-    DDP averages gradients over processes, so the loss is multiplied by their number; accelerate divides by
-    accumulation steps only if told of them, and it is not.
+    DDP averages gradients over processes, and accelerate divides by the accumulation steps that its own configuration
+    names, which are not ours: both are undone here.
     """
+    undo = accelerator.num_processes * accelerator.gradient_accumulation_steps
     shares = {name: torch.zeros_like(count) for name, count in counts.items()}
     for turn, batch in enumerate(batches):
         synchronise = turn + 1 == len(batches)
         with nullcontext() if synchronise else accelerator.no_sync(wrapped):
             terms = wrapped(batch)
-            parts = {name: term.total / counts[name].clamp(min=1) for name, term in terms.items()}
-            accelerator.backward(torch.stack(list(parts.values())).sum() * accelerator.num_processes)
+            parts = {name: term.total / torch.where(counts[name] > 0, counts[name], 1) for name, term in terms.items()}
+            accelerator.backward(torch.stack(list(parts.values())).sum() * undo)
         for name, part in parts.items():
             shares[name] = shares[name] + part.detach()
     return shares
 
 
-def resume(job: Job, model: MaskedModel, optimiser: torch.optim.Optimizer) -> int:
-    """Load the newest checkpoint of the run, if there is one; the step to go on with."""
-    there = checkpoint.steps(job.checkpoints)
-    if not there:
-        return 0
-    folder = job.checkpoints / f"step-{there[-1]}"
+def resume(
+    job: Job, model: MaskedModel, optimiser: torch.optim.Optimizer, accelerator: Accelerator
+) -> list[Unreadable]:
+    """Put weights, optimiser and loss scaler back as they were at `job.start`; returns the files left out so far."""
+    if not job.start:
+        return []
+    folder = job.checkpoints / f"step-{job.start}"
     checkpoint.restore(model, checkpoint.read_tensors(folder / "model.safetensors"), folder)
     checkpoint.restore_optimiser(model, optimiser, checkpoint.read_tensors(folder / "training.safetensors"))
-    return there[-1]
+    state = checkpoint.read_state(folder)
+    if accelerator.scaler is not None and state["scaler"]:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    return [Unreadable(**bad) for bad in state["unreadable"]]
 
 
-def save(job: Job, model: MaskedModel, optimiser: torch.optim.Optimizer, step: int, accelerator: Accelerator) -> None:
+def save(
+    job: Job,
+    model: MaskedModel,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    quarantine: Quarantine,
+    accelerator: Accelerator,
+) -> None:
     """Write a checkpoint from the main process."""
     if accelerator.is_main_process:
-        checkpoint.save(job.checkpoints, model, step, checkpoint.optimiser_tensors(model, optimiser))
+        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+        state = {"data": job.data, "scaler": scaler, "unreadable": [asdict(bad) for bad in quarantine.listed()]}
+        checkpoint.save(job.checkpoints, model, step, checkpoint.optimiser_tensors(model, optimiser), state)
         checkpoint.prune(job.checkpoints, job.recipe.keep)
     accelerator.wait_for_everyone()
 
 
-def finite(losses: dict[str, float], norm: float, step: int) -> dict[str, float]:
+def finite(losses: dict[str, float], norm: float | None, step: int) -> dict[str, float]:
     """The losses, if they and the gradient are finite.
 
     Raises:
         TrainingError: they are not; no checkpoint of this step is written.
     """
-    broken = [name for name, value in {**losses, "gradient norm": norm}.items() if not math.isfinite(value)]
+    broken = [name for name, value in {**losses, "gradient norm": norm or 0.0}.items() if not math.isfinite(value)]
     if broken:
         raise TrainingError(
             f"Step {step + 1}: {', '.join(broken)} not finite. The last checkpoint is from before it; the same command "
@@ -166,14 +189,13 @@ def finite(losses: dict[str, float], norm: float, step: int) -> dict[str, float]
 
 def _fetch(
     batches: Iterator[Loaded], step: int, device: torch.device, tracker: Tracker, quarantine: Quarantine
-) -> Loaded:
+) -> Batch:
     """The next micro-batch on the device, with the time waited for it and the files it lacks put down."""
     started = time.perf_counter()
     loaded = next(batches)
     tracker.waited(time.perf_counter() - started)
     quarantine.add(loaded.unreadable)
-    batch = replace(loaded.batch, step=torch.tensor(step))
-    return replace(loaded, batch=batch.to(device))
+    return replace(loaded.batch, step=torch.tensor(step)).to(device)
 
 
 def _summed(losses: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:

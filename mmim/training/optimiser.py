@@ -1,5 +1,6 @@
 """Optimisers, and which parameters they decay."""
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -8,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from mmim.errors import expect
 from mmim.parts import Part
 
 
@@ -33,17 +35,24 @@ class AdamW(Optimiser):
     """
 
     base_lr: float = 1.5e-4
-    """Learning rate at a batch of `per` samples."""
+    """Learning rate at a batch of `per` samples (MAE, VideoMAE: 1.5e-4)."""
     per: int = 256
-    """Samples that base_lr is for; 0 takes base_lr as it is."""
+    """Samples that base_lr is for; 0 takes base_lr as it is (MAE, VideoMAE: 256)."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of the two moments."""
+    """Decay of the two moments (MAE, VideoMAE: 0.9 0.95)."""
     eps: float = 1e-8
-    """Added to the root of the second moment."""
+    """Added to the root of the second moment (MAE, VideoMAE: 1e-8)."""
     weight_decay: float = 0.05
-    """Decoupled decay."""
+    """Decoupled decay (MAE, VideoMAE: 0.05)."""
     no_decay: tuple[str, ...] = ("*mask_token",)
-    """Parameters without decay, by name pattern, besides those with one axis (norms, biases)."""
+    """Name patterns of parameters without decay, besides norms and biases (VideoMAE: the mask token; MAE: none)."""
+
+    def __post_init__(self) -> None:
+        expect(0 <= self.base_lr < math.inf, self.base_lr, "at least 0 and finite", "optimiser.base_lr")
+        expect(self.per >= 0, self.per, "at least 0", "optimiser.per")
+        expect(all(0 <= beta < 1 for beta in self.betas), self.betas, "two numbers in [0, 1)", "optimiser.betas")
+        expect(0 < self.eps < math.inf, self.eps, "above 0 and finite", "optimiser.eps")
+        expect(0 <= self.weight_decay < math.inf, self.weight_decay, "at least 0 and finite", "optimiser.weight_decay")
 
     def rate(self, batch: int) -> float:
         return self.base_lr * batch / self.per if self.per else self.base_lr

@@ -12,15 +12,18 @@ from mmim.errors import TrainingError
 class Quarantine:
     """The unreadable files of a run, known to every process after each exchange."""
 
-    def __init__(self, samples: int, share: float) -> None:
+    def __init__(self, samples: int, share: float, found: Iterable[Unreadable] = ()) -> None:
         self.samples = samples
         self.share = share
-        self.found: dict[str, str] = {}
-        """Reasons by sample id."""
+        self.found = set(found)
 
     def add(self, unreadable: Iterable[Unreadable]) -> None:
         """Put down what this process found."""
-        self.found.update({bad.id: bad.reason for bad in unreadable})
+        self.found.update(unreadable)
+
+    def listed(self) -> list[Unreadable]:
+        """All of them, in one order."""
+        return sorted(self.found, key=lambda bad: (bad.id, bad.modality, bad.reason))
 
     def exchange(self, accelerator: Accelerator) -> None:
         """Tell the other processes.
@@ -29,10 +32,11 @@ class Quarantine:
             TrainingError: too many are bad, on every process alike.
         """
         if accelerator.num_processes > 1:
-            self.found = dict(sorted(gather_object(list(self.found.items()))))
-        if len(self.found) > self.share * self.samples:
-            first = "; ".join(f"{id}: {reason}" for id, reason in sorted(self.found.items())[:3])
+            self.found = set(gather_object(self.listed()))
+        count = len({bad.id for bad in self.found})
+        if count > self.share * self.samples:
+            first = "; ".join(f"{bad.id}: {bad.reason}" for bad in self.listed()[:3])
             raise TrainingError(
-                f"{len(self.found)} of {self.samples} files can't be read, more than --max-bad {self.share:g} allows: "
-                f"{first}. Mend or remove them, or raise --max-bad."
+                f"{count} of {self.samples} files can't be read, more than --max-bad {self.share:g} allows: {first}. "
+                "Mend or remove them, or raise --max-bad."
             )

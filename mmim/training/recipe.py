@@ -1,5 +1,6 @@
 """A recipe: a method, how it is optimised, and how a run of it goes."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -41,7 +42,7 @@ class Recipe(Method):
     output: Path | None = None
     """Run folder; default runs/NAME-DATA."""
     size: str = ""
-    """Preset of widths, depths and heads; options beside it win."""
+    """Preset of widths, depths and heads, and of the batch where a paper's differs; options beside it win."""
     config: Path | None = None
     """A YAML file of options, such as a run's recipe.yaml; the command line wins over it."""
     resume: bool = True
@@ -53,7 +54,7 @@ class Recipe(Method):
     batch: int = 2048
     """Samples per optimiser step, over all processes."""
     micro_batch: int | None = None
-    """Samples per process and forward pass, the rest is accumulated; default: the largest up to 32 that fits."""
+    """Samples per process and forward pass, the rest is accumulated; default: the largest up to 64 that fits."""
     repeats: int = 1
     """Clips taken from a file each time it is opened (repeated sampling)."""
     optimiser: Optimiser
@@ -69,9 +70,11 @@ class Recipe(Method):
     seed: int = 0
     """Of initial weights, order, crops and masks."""
     workers: int | None = None
-    """Processes that read files, per training process; default: processor cores less one, at most 8."""
+    """Processes that read files, per training process; default: cores less one with a GPU, a quarter
+    of them without; at most 8."""
     threads: int | None = None
-    """Processor threads per training process on a machine without a GPU; default: its share of the cores."""
+    """Processor threads per training process on a machine without a GPU; default: the cores that no worker
+    has."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     checkpoint_every: int = 1000
@@ -93,19 +96,20 @@ class Recipe(Method):
         for name, value in {
             **positive,
             **{k: v for k, v in optional.items() if v is not None},
-            "epochs": self.epochs,
         }.items():
             if value <= 0:
                 raise OptionError(f"--{name.replace('_', '-')} is {value}; it must be above 0.")
-        for name, value in {
+        if not 0 < self.epochs < math.inf:
+            raise OptionError(f"--epochs is {self.epochs}; it must be above 0 and finite.")
+        for name, count in {
             "keep": self.keep,
             "workers": self.workers or 0,
             "threads": self.threads or 0,
             "max_bad": self.max_bad,
         }.items():
-            if value < 0:
-                raise OptionError(f"--{name.replace('_', '-')} is {value}; it must not be negative.")
-        if self.clip_grad is not None and self.clip_grad <= 0:
+            if not count >= 0:  # nor NaN
+                raise OptionError(f"--{name.replace('_', '-')} is {count}; it must not be negative.")
+        if self.clip_grad is not None and not self.clip_grad > 0:
             raise OptionError(f"--clip-grad is {self.clip_grad}; it must be above 0, or None.")
 
     def layout(self, processes: int) -> Layout:
@@ -119,7 +123,7 @@ class Recipe(Method):
             raise OptionError(
                 f"--batch {self.batch} can't be spread over {processes} processes: use a multiple of {processes}."
             )
-        micro = self.micro_batch or max(size for size in range(1, min(share, 32) + 1) if share % size == 0)
+        micro = self.micro_batch or max(size for size in range(1, min(share, 64) + 1) if share % size == 0)
         if share % micro:
             divisors = [size for size in range(1, share + 1) if share % size == 0]
             raise OptionError(

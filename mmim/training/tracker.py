@@ -2,10 +2,14 @@
 
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mmim.data.loader import Unreadable
 
 SHOWN = 20  # unreadable files listed on the terminal
 
@@ -52,8 +56,8 @@ class Tracker:
         if self.main:
             self._bar.advance(self._task)
 
-    def log(self, step: int, losses: dict[str, float], *, lr: float, grad_norm: float) -> None:
-        """Write a line of metrics and show it."""
+    def log(self, step: int, losses: dict[str, float], *, lr: float, grad_norm: float | None) -> None:
+        """Write a line of metrics and show it. No gradient norm: fp16 overflowed, and the step was skipped."""
         now = time.perf_counter()
         elapsed = max(now - self._mark, 1e-9)
         rate, wait = self._samples / elapsed, min(1.0, self._wait / elapsed)
@@ -75,16 +79,20 @@ class Tracker:
         if self.main:
             self._bar.stop()
 
-    def close(self, unreadable: dict[str, str]) -> None:
-        """End the bar, and list the files that were left out (all of them in unreadable.jsonl)."""
+    def left_out(self, unreadable: Sequence[Unreadable]) -> None:
+        """Keep unreadable.jsonl, the list of files that were left out so far."""
+        if self.main and unreadable:
+            lines = "".join(json.dumps(asdict(bad)) + "\n" for bad in unreadable)
+            _replace(self.folder / "unreadable.jsonl", lines)
+
+    def close(self, unreadable: Sequence[Unreadable]) -> None:
+        """End the bar, and say which files were left out."""
         self.stop()
         if not self.main or not unreadable:
             return
-        lines = [json.dumps({"id": id, "reason": reason}) for id, reason in unreadable.items()]
-        (self.folder / "unreadable.jsonl").write_text("\n".join(lines) + "\n")
         self.console.print(f"{len(unreadable)} files could not be read and were left out:")
-        for id, reason in list(unreadable.items())[:SHOWN]:
-            self.console.print(f"  {id}: {reason}", markup=False, highlight=False)
+        for bad in unreadable[:SHOWN]:
+            self.console.print(f"  {bad.id}: {bad.reason}", markup=False, highlight=False)
         if len(unreadable) > SHOWN:
             self.console.print(f"  and {len(unreadable) - SHOWN} more, in {self.folder / 'unreadable.jsonl'}")
 
@@ -93,4 +101,11 @@ class Tracker:
         if self.file.exists():
             lines = self.file.read_text().splitlines(keepends=True)
             whole = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last one short
-            self.file.write_text("".join(line for line in whole if json.loads(line)["step"] <= start))
+            _replace(self.file, "".join(line for line in whole if json.loads(line)["step"] <= start))
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file so that a kill leaves the old one or the new one."""
+    partial = file.with_name(f".{file.name}")
+    partial.write_text(text)
+    partial.rename(file)

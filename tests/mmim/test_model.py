@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,19 @@ def test_gradients_equal_finite_differences(model):
         assert (above - below) / (2 * h) == pytest.approx(parameter.grad.view(-1)[index].item(), rel=1e-6, abs=1e-9)
 
 
+def test_targets_and_losses_stay_in_full_precision_under_bf16():
+    torch.manual_seed(0)
+    model = MaskedModel(toy()).eval()
+    batch = batch_of(random_clips(2))
+    expected = Step(model, batch).target("video")
+    with torch.autocast("cpu", torch.bfloat16):
+        step = Step(model, batch)
+        assert step.prediction("video").dtype == torch.bfloat16
+        assert torch.equal(step.target("video"), expected)
+        assert expected.dtype == torch.float32
+        assert model(batch)["reconstruction/video"].total.dtype == torch.float32
+
+
 def test_half_of_two_batches_sums_to_the_whole(model):
     clips, keys = random_clips(4), torch.arange(4)
     whole = model(batch_of(clips, keys))["reconstruction/video"]
@@ -165,15 +179,28 @@ def test_embedding_is_the_mean_over_all_tokens(model):
     assert_close(model.embed(batch), model.latents(batch).values.mean(dim=1))
 
 
-def test_another_number_of_frames_works_at_inference(model):
-    longer = random_clips(2, frames=8)
-    assert model.embed(batch_of(longer)).shape == (2, 48)
+def test_another_number_of_frames_at_inference_is_as_if_built_for_it(model):
+    longer = batch_of(random_clips(2, frames=8))
+    built = MaskedModel(toy(frames=8)).eval()
+    built.load_state_dict(model.state_dict(), strict=True)
+    assert model.latents(longer).values.shape == (2, 64, 48)
+    assert_close(model.embed(longer), built.embed(longer), rtol=1e-12, atol=1e-12)
 
 
-def test_decoder_predicts_at_the_hidden_places(model):
+def test_predictions_follow_the_places_that_are_asked_for(model):
+    batch = batch_of(random_clips(2))
+    step = Step(model, batch)
+    split = step.splits["video"]
+    turned = {"video": replace(split, ids_masked=split.ids_masked.flip(1))}
+    first, second = step.prediction("video"), Step(model, batch, turned).prediction("video")
+    assert first.shape[:2] == split.ids_masked.shape
+    assert (first - second).abs().max() > 0.01
+    assert_close(second, first.flip(1), rtol=1e-10, atol=1e-10)
+
+
+def test_targets_are_the_normalised_pixels_of_the_hidden_places(model):
     step = Step(model, batch_of(random_clips(2)))
     split = step.splits["video"]
-    assert step.prediction("video").shape[:2] == split.ids_masked.shape
     raw = (
         model.method.modalities["video"]
         .raw(gather_tokens(step.tokens["video"].values, split.ids_masked))

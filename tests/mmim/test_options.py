@@ -1,16 +1,26 @@
+from dataclasses import dataclass
+
 import pytest
 import yaml
 
 from mmim.config import to_plain
+from mmim.encoders.joint import JointEncoder
 from mmim.errors import OptionError
 from mmim.masking.random import RandomMasking
 from mmim.masking.tube import TubeMasking
 from mmim.options import merge, parse
+from mmim.parts import register
 from mmim.training.recipe import Recipe
 from tests.toy import TOY, Toy
 
-SIZES = {"small": {"encoder.width": 16}, "large": {"encoder.width": 32, "encoder.depth": 4}}
-DEMO = {"size": "small", "batch": 4, "encoder.heads": 1}
+SIZES = {"small": {"encoder.width": 16}, "large": {"encoder.width": 32, "encoder.depth": 4, "batch": 16}}
+DEMO = {"size": "small", "batch": 4, "encoder.heads": 1, "steps": 7}
+
+
+@register("wide")
+@dataclass(frozen=True, kw_only=True)
+class Wide(JointEncoder):
+    """An encoder of another kind."""
 
 
 def ask(*argv: str) -> Recipe:
@@ -38,7 +48,7 @@ def test_without_data_it_is_the_demo():
 
 def test_a_size_is_above_the_recipe():
     recipe = ask("--data", "x", "--size", "large")
-    assert (recipe.encoder.width, recipe.encoder.depth, recipe.size) == (32, 4, "large")
+    assert (recipe.encoder.width, recipe.encoder.depth, recipe.batch, recipe.size) == (32, 4, 16, "large")
 
 
 def test_a_size_replaces_that_of_the_demo():
@@ -46,9 +56,34 @@ def test_a_size_replaces_that_of_the_demo():
     assert (recipe.encoder.width, recipe.encoder.depth, recipe.batch) == (32, 4, 4)
 
 
-def test_a_config_is_above_size_and_demo(config):
-    recipe = ask("--size", "large", "--config", config(encoder={"depth": 3}, batch=6))
+def test_a_config_is_above_its_own_size_and_the_demo(config):
+    recipe = ask("--config", config(size="large", encoder={"depth": 3}, batch=6))
     assert (recipe.encoder.width, recipe.encoder.depth, recipe.batch) == (32, 3, 6)
+
+
+def test_a_size_on_the_command_line_is_above_the_model_of_a_config(config):
+    file = config(size="small", encoder={"width": 8, "depth": 3, "heads": 4}, batch=6)
+    recipe = ask("--size", "large", "--config", file)
+    assert (recipe.encoder.width, recipe.encoder.depth, recipe.encoder.heads) == (32, 4, 4)
+    assert (recipe.batch, recipe.size) == (6, "large")
+
+
+def test_a_written_recipe_can_be_run_at_another_size(config):
+    file = config(**to_plain(ask("--data", "x", "--size", "small", "--seed", "3")))
+    recipe = ask("--config", file, "--size", "large", "--encoder.depth", "6")
+    assert (recipe.encoder.width, recipe.encoder.depth, recipe.seed) == (32, 6, 3)
+
+
+def test_epochs_on_the_command_line_replace_the_steps_of_demo_and_config(config):
+    assert ask().steps == 7
+    assert (ask("--epochs", "3").steps, ask("--epochs", "3").epochs) == (None, 3.0)
+    assert ask("--config", config(data="x", steps=9), "--epochs=3").steps is None
+    assert ask("--config", config(data="x", epochs=9), "--steps", "3").steps == 3
+
+
+def test_epochs_of_a_config_replace_the_steps_of_the_demo(config):
+    assert (ask("--config", config(epochs=2)).steps, ask("--config", config(epochs=2)).epochs) == (None, 2.0)
+    assert ask("--config", config(epochs=2, steps=5)).steps == 5
 
 
 def test_the_command_line_is_above_the_config(config):
@@ -58,7 +93,7 @@ def test_the_command_line_is_above_the_config(config):
 
 def test_a_config_may_name_data_and_size(config):
     recipe = ask("--config", config(data="somewhere", size="large"))
-    assert (str(recipe.data), recipe.encoder.width, recipe.batch) == ("somewhere", 32, 8)
+    assert (str(recipe.data), recipe.encoder.width, recipe.batch) == ("somewhere", 32, 16)
 
 
 def test_a_written_recipe_is_a_config(config):
@@ -73,6 +108,15 @@ def test_a_written_recipe_is_a_config(config):
 def test_a_part_is_exchanged_by_name(argv):
     assert ask(*argv).masking == {"toy": RandomMasking()}
     assert ask().masking == {"toy": TubeMasking()}
+
+
+def test_a_part_of_the_kind_that_is_there_keeps_its_fields():
+    recipe = ask("--data", "x", "--encoder", "joint", "--budget=ratio")
+    assert (recipe.encoder, recipe.budget) == (TOY.encoder, TOY.budget)
+
+
+def test_a_size_reaches_a_part_that_was_exchanged():
+    assert ask("--data", "x", "--size", "large", "--encoder", "wide").encoder.width == 32
 
 
 def test_a_config_exchanges_a_part_by_kind(config):
@@ -96,6 +140,11 @@ def test_the_last_value_wins():
     assert ask("--size", "small", "--size", "large").size == "large"
 
 
+def test_a_value_may_start_with_a_dash_after_an_equals_sign():
+    assert str(ask("--data=-clips").data) == "-clips"
+    assert ask("--seed", "-1").seed == -1
+
+
 def test_flags_are_switched_off_with_no():
     assert ask("--no-resume").resume is False
 
@@ -109,14 +158,50 @@ def test_flags_are_switched_off_with_no():
         (["--encoder.depth", "six"], r"--encoder\.depth.*six"),
         (["--precision", "fp8"], r"fp8.*--precision.*fp32.*bf16"),
         (["--size", "giant"], r"--size giant is not one of small, large"),
-        (["--size"], r"--size needs a value"),
+        (["--size"], r"--size needs a value\.$"),
+        (["--size", "--batch", "4"], r"--size needs a value\. One that starts with a dash is written --size=-"),
+        (["--data", "-h"], r"--data needs a value"),
+        (["--masking.toy", "-x"], r"--masking\.toy needs a value"),
+        (["--size="], r"--size '' is not one of small, large"),
+        (["--data", ""], r"--data names nothing: .*leave --data out for the demo"),
+        (["--data="], r"--data names nothing"),
+        (["--data", "None"], r"--data names nothing"),
+        (["--steps", "3", "--epochs", "2"], r"--steps 3 and --epochs 2 are two lengths .*one of them"),
         (["--masking.toy", "tubes"], r"No masking is called 'tubes'.*Did you mean 'tube'"),
         (["--batch", "0"], r"--batch is 0; it must be above 0"),
         (["--steps", "0"], r"--steps is 0; it must be above 0"),
         (["--micro-batch", "-1"], r"--micro-batch is -1; it must be above 0"),
         (["--workers", "-1"], r"--workers is -1; it must not be negative"),
         (["--clip-grad", "0"], r"--clip-grad is 0\.0; it must be above 0, or None"),
+        (["--clip-grad", "nan"], r"--clip-grad is nan; it must be above 0, or None"),
+        (["--max-bad", "nan"], r"--max-bad is nan; it must not be negative"),
+        (["--epochs", "nan"], r"--epochs is nan; it must be above 0 and finite"),
+        (["--epochs", "inf"], r"--epochs is inf; it must be above 0 and finite"),
+        (["--epochs", "-1"], r"--epochs is -1\.0; it must be above 0 and finite"),
         (["--budget.ratio", "2"], r"2(\.0)?.*share in \[0, 1\]"),
+        (["--budget.ratio", "nan"], r"nan.*share in \[0, 1\]"),
+        (["--encoder.heads", "0"], r"encoder\.heads is 0; it must be at least 1"),
+        (["--encoder.heads", "-2"], r"encoder\.heads is -2; it must be at least 1"),
+        (["--encoder.width", "0"], r"encoder\.width is 0; it must be at least 1"),
+        (["--encoder.depth", "0"], r"encoder\.depth is 0; it must be at least 1"),
+        (["--encoder.branch-depth", "-1"], r"encoder\.branch_depth is -1; it must be at least 0"),
+        (["--encoder.mlp-ratio", "0"], r"encoder\.mlp_ratio is 0\.0; it must be above 0 and finite"),
+        (["--encoder.mlp-ratio", "inf"], r"encoder\.mlp_ratio is inf; it must be above 0 and finite"),
+        (["--encoder.eps", "nan"], r"encoder\.eps is nan; it must be above 0 and finite"),
+        (["--decoders.toy.heads", "0"], r"decoder\.heads is 0; it must be at least 1"),
+        (["--decoders.toy.width", "-8"], r"decoder\.width is -8; it must be at least 1"),
+        (["--decoders.toy.depth", "-1"], r"decoder\.depth is -1; it must be at least 0"),
+        (["--decoders.toy.mlp-ratio", "-1"], r"decoder\.mlp_ratio is -1\.0; it must be above 0 and finite"),
+        (["--decoders.toy.eps", "0"], r"decoder\.eps is 0\.0; it must be above 0 and finite"),
+        (["--optimiser.base-lr", "-1e-3"], r"optimiser\.base_lr is -0\.001; it must be at least 0 and finite"),
+        (["--optimiser.base-lr", "nan"], r"optimiser\.base_lr is nan; it must be at least 0 and finite"),
+        (["--optimiser.per", "-1"], r"optimiser\.per is -1; it must be at least 0"),
+        (["--optimiser.betas", "0.9", "1"], r"optimiser\.betas is \(0\.9, 1\.0\); it must be two numbers in \[0, 1\)"),
+        (["--optimiser.betas", "-0.1", "0.9"], r"optimiser\.betas is \(-0\.1, 0\.9\); it must be two numbers"),
+        (["--optimiser.eps", "0"], r"optimiser\.eps is 0\.0; it must be above 0 and finite"),
+        (["--optimiser.weight-decay", "-0.1"], r"optimiser\.weight_decay is -0\.1; it must be at least 0 and finite"),
+        (["--schedule.min-lr", "1.5"], r"schedule\.min_lr is 1\.5; it must be a share .*in \[0, 1\]"),
+        (["--schedule.min-lr", "nan"], r"schedule\.min_lr is nan; it must be a share"),
         (["--config", "nowhere.yaml"], r"--config nowhere\.yaml can't be read: .*No such file"),
     ],
 )
@@ -135,6 +220,12 @@ def test_a_config_that_is_none_says_so(tmp_path, text, message):
     with pytest.raises(OptionError, match=message) as error:
         ask("--config", str(tmp_path / "c.yaml"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("field", "value"), [("data", ""), ("data", 3), ("size", ["large"]), ("steps", "many")])
+def test_a_config_with_a_wrong_value_says_where(config, field, value):
+    with pytest.raises(OptionError, match=field):
+        ask("--config", config(**{field: value}))
 
 
 def test_an_unknown_field_in_a_config_is_answered_with_those_that_are(config):

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import pytest
+from torch import nn
 
 from mmim.errors import OptionError
 from mmim.masking.random import RandomMasking
@@ -46,9 +47,21 @@ def test_a_part_without_a_name_says_how_to_give_it_one():
         name_of(Mine)
 
 
-@pytest.mark.parametrize("name", ["two words", "1st", "class", "keys", "a.b", ""])
+@pytest.mark.parametrize("name", ["two words", "1st", "class", "keys", "a.b", "", "train", "_modules", "training"])
 def test_a_name_that_can_not_be_a_module_is_refused(name):
     with pytest.raises(OptionError, match="can't be used: use letters, digits and _"):
         check_name(name)
     with pytest.raises(OptionError, match="can't be used"):
         register(name)(Toy)
+
+
+@pytest.mark.parametrize("name", dir(nn.ModuleDict()))
+def test_every_name_that_torch_refuses_is_refused(name):
+    with pytest.raises(OptionError, match="can't be used"):
+        check_name(name)
+
+
+def test_a_reserved_name_is_refused_where_it_is_reserved():
+    assert check_name("joint") == "joint"
+    with pytest.raises(OptionError, match=r"The name 'joint' can't be used: .* and not id, joint, present\."):
+        check_name("joint", {"joint", "id", "present"})

@@ -1,19 +1,26 @@
+import csv
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 from mmim import checkpoint, run
+from mmim.cli.main import main
 from mmim.data.media_write import write_video
 from mmim.parts import names
 from recipes.videomae import DEMO, SIZES, VIDEOMAE
+from tests.videomae import fresh_accelerate, linear_dtypes
 from tests.videos import shared_data
 
 ROOT = Path(__file__).parents[2]
@@ -220,12 +227,112 @@ def test_the_demo_runs_without_being_asked_anything(tmp_path):
 
 
 def test_real_clips_train_end_to_end(tmp_path):
-    import tarfile
-
     for archive in ("asl_gestures", "misc_clips"):
         with tarfile.open(shared_data() / f"video/{archive}.tar") as tar:
             tar.extractall(tmp_path / "data", filter="data")
     start(tmp_path / "data", tmp_path / "run", "--steps", "3", "--modalities.video.stride", "2")
-    lines = metrics(tmp_path / "run")
-    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert len(metrics(tmp_path / "run")) == 3
     assert not (tmp_path / "run/unreadable.jsonl").exists()
+
+
+def grid_clips(folder: Path, per_colour: int) -> dict[str, str]:
+    """Some clips of the GRID corpus with their index.csv; their colours by file."""
+    with tarfile.open(shared_data() / "pairs/grid_av.tar") as tar:
+        table = io.TextIOWrapper(tar.extractfile("grid_av/index.csv"), encoding="utf-8", newline="")
+        rows = list(csv.DictReader(table))
+        colours = sorted({row["colour"] for row in rows})
+        chosen = [row for one in colours for row in [row for row in rows if row["colour"] == one][:per_colour]]
+        tar.extractall(folder.parent, [f"grid_av/{row['file']}" for row in chosen], filter="data")
+    (folder.parent / "grid_av").rename(folder)
+    with (folder / "index.csv").open("w", newline="") as file:
+        index = csv.DictWriter(file, list(rows[0]))
+        index.writeheader()
+        index.writerows(chosen)
+    return {row["file"]: row["colour"] for row in chosen}
+
+
+def test_real_clips_go_from_files_to_embeddings_and_a_probe(tmp_path):
+    data, trained, out = tmp_path / "clips", tmp_path / "run", tmp_path / "clips.parquet"
+    colours = grid_clips(data, per_colour=6)
+    assert sorted(set(colours.values())) == ["blue", "green", "red", "white"]
+    start(data, trained, "--steps", "3", "--modalities.video.stride", "4")
+    assert len(metrics(trained)) == 3
+    assert not (trained / "unreadable.jsonl").exists()
+
+    where = ["--checkpoint", str(trained), "--data", str(data), "--workers", "0"]
+    main(["embed", *where, "--out", str(out)])
+    table = pq.read_table(out)
+    assert table["id"].to_pylist() == sorted(colours)
+    vectors = np.array(table["joint"].to_pylist())
+    assert vectors.shape == (24, 96)
+    assert len(np.unique(vectors.round(4), axis=0)) == 24
+
+    main(["probe", *where, "--label", "colour", "--json-out", str(tmp_path / "table.json")])
+    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert [(row["features"], row["method"]) for row in rows] == [
+        (features, method) for method in ("kNN", "probe") for features in ("trained", "untrained", "raw video")
+    ]
+    assert {(row["label"], row["classes"], row["num_train"] + row["num_test"]) for row in rows} == {("colour", 4, 24)}
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_is_that_of_the_arithmetic(precision, dtype, videos, tmp_path):
+    with fresh_accelerate(), linear_dtypes() as seen:
+        start(videos, tmp_path / "run", "--steps", "1", "--precision", precision, "--no-compile")
+    assert dtype in seen
+    assert seen <= {dtype, torch.float32}  # the report is drawn in fp32
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ([sys.executable, str(ROOT / "recipes/videomae.py"), "--data", "/nowhere"], "error: There is no /nowhere"),
+        ([str(Path(sys.executable).parent / "mmim"), "embed", "--data", "/nowhere"], "error: Missing from"),
+        (
+            [
+                *(str(Path(sys.executable).parent / "mmim"), "embed", "--checkpoint", "/nowhere"),
+                *("--data", "/nowhere", "--out", "clips.parquet"),
+            ],
+            "error: There is no checkpoint at /nowhere",
+        ),
+    ],
+    ids=["recipe", "mmim without an option", "mmim without a checkpoint"],
+)
+def test_a_mistake_is_one_line_and_exit_code_2_from_the_shell(command, message, tmp_path):
+    done = subprocess.run(
+        command, env=environment(), cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(message)
+    assert done.stderr.endswith("\n")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+WORKER = """
+import json, os, pathlib, subprocess, sys, time
+folder, *command = sys.argv[1:]
+done = subprocess.run(command, capture_output=True, text=True)
+pathlib.Path(folder, os.environ["RANK"]).write_text(json.dumps([done.returncode, done.stdout, done.stderr]))
+deadline = time.time() + 60
+while len(os.listdir(folder)) < 2 and time.time() < deadline:
+    time.sleep(0.05)  # or torchrun would end the other worker before it is done
+sys.exit(done.returncode)
+"""
+
+
+@pytest.mark.slow
+def test_every_worker_of_torchrun_exits_with_2_and_only_the_first_speaks(tmp_path):
+    (tmp_path / "said").mkdir()
+    (tmp_path / "worker.py").write_text(WORKER)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    worker = [str(tmp_path / "worker.py"), str(tmp_path / "said"), *command(Path("/nowhere"), tmp_path / "run")]
+    done = subprocess.run([*launch, *worker], env=environment(ACCELERATE_USE_CPU="1"), capture_output=True, timeout=300)
+    assert done.returncode == 1
+    first, second = (json.loads((tmp_path / "said" / rank).read_text()) for rank in "01")
+    assert first[:2] == [2, ""]
+    assert first[2].startswith("error: There is no /nowhere")
+    assert first[2].count("\n") == 1
+    assert second == [2, "", ""]
+    assert not (tmp_path / "run").exists()

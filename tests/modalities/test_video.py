@@ -4,6 +4,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -232,6 +233,17 @@ def test_a_scene_becomes_a_file_that_can_be_read_again(tmp_path):
     clips = [SMALL.read(Source(tmp_path / f"{name}.mp4"), None) for name in "abc"]
     assert torch.equal(clips[0], clips[1])
     assert not torch.equal(clips[0], clips[2])
+
+
+def test_a_scene_has_a_sound_track_as_long_as_its_pictures(tmp_path):
+    SMALL.depict(scenes(1, seed=0)[0], tmp_path / "scene.mp4")
+    with av.open(str(tmp_path / "scene.mp4")) as file:
+        (stream,) = file.streams.audio
+        blocks = [frame.to_ndarray() for frame in file.decode(stream)]
+        assert (stream.rate, stream.layout.name) == (16000, "stereo")
+    sound = np.concatenate(blocks, axis=1)
+    assert sound.shape[1] / 16000 == pytest.approx(2, abs=0.1)  # AAC fills up its last block
+    assert 0.01 < np.abs(sound).mean() < 0.9
 
 
 # Options

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from einops import rearrange
 from torch import nn
 
+from mmim.layers.patches import to_patches
 from mmim.options import apply
 from mmim.targets.pixels import Pixels
 from tests.videomae import NormalisedVideo, Reference, build, errors, official, ours, redraw, toy
@@ -128,20 +130,18 @@ def test_equals_the_reference(name, dtype, allowed):
 
 
 def tanh_gelu(model):
-    class Tanh(nn.Module):
-        def forward(self, x):
-            return model.trunk.encoder.blocks[0].mlp.fc2(
-                nn.functional.gelu(model.trunk.encoder.blocks[0].mlp.fc1(x), approximate="tanh")
-            )
-
-    model.trunk.encoder.blocks[0]._modules["mlp"], inner = Tanh(), model.trunk.encoder.blocks[0].mlp
-    tanh = model.trunk.encoder.blocks[0].mlp
-    tanh.forward = lambda x: inner.fc2(nn.functional.gelu(inner.fc1(x), approximate="tanh"))
+    mlp = model.trunk.encoder.blocks[0].mlp
+    mlp.forward = lambda x: mlp.fc2(nn.functional.gelu(mlp.fc1(x), approximate="tanh"))
 
 
 def shift(parameter):
     with torch.no_grad():
         parameter[0] += 0.01
+
+
+def one_place_on(positions):
+    """Every token gets the position code of its neighbour: the frozen table, shifted by one row."""
+    positions.register_forward_hook(lambda module, inputs, codes: codes.roll(1, dims=1))
 
 
 MUTATIONS = {
@@ -154,6 +154,9 @@ MUTATIONS = {
     "q bias": lambda model: nn.init.zeros_(model.trunk.encoder.blocks[0].attn.q_bias),
     "v bias": lambda model: nn.init.zeros_(model.decoders["video"].blocks[0].attn.v_bias),
     "mask token": lambda model: shift(model.decoders["video"].mask_token[0, 0]),
+    "head bias": lambda model: shift(model.decoders["video"].heads["video"].bias),
+    "encoder positions": lambda model: one_place_on(model.trunk.positions["video"]),
+    "decoder positions": lambda model: one_place_on(model.decoders["video"].positions["video"]),
 }
 
 
@@ -194,10 +197,61 @@ def test_parity_notices_a_biased_variance(monkeypatch):
     assert found["target"] > F64["target"]
 
 
-def test_parity_notices_another_token_order():
+@pytest.mark.parametrize("order", ["t w h", "h w t", "w h t"])
+def test_parity_notices_another_token_order(order, monkeypatch):
     reference = official()
     model = build(reference, torch.float64)
-    found = errors(reference, ours(model, reference.clip.double().transpose(3, 4), reference.mask))
+    patch = reference.recipe.modalities["video"].piece[1:]
+    t, h, w = (s // p for s, p in zip(reference.clip.shape[2:], patch, strict=True))
+
+    def permuted(data, patch):
+        return rearrange(to_patches(data, patch), f"b (t h w) ... -> b ({order}) ...", t=t, h=h, w=w)
+
+    monkeypatch.setattr("tests.videomae.to_patches", permuted)
+    found = errors(reference, ours(model, reference.clip.double(), reference.mask))
+    assert all(found[part] > F64[part] for part in ("latent", "pred", "target", "loss"))
+
+
+def test_parity_notices_another_order_of_the_values_of_a_target(monkeypatch):
+    values = Pixels.values
+    monkeypatch.setattr(
+        Pixels,
+        "values",
+        lambda self, *asked: rearrange(values(self, *asked), "b m (piece c) -> b m (c piece)", c=3),
+    )
+    reference = official()
+    found = errors(reference, ours(build(reference, torch.float64), reference.clip.double(), reference.mask))
+    assert found["latent"] <= F64["latent"]
+    assert found["target"] > F64["target"]
+    assert found["loss"] > F64["loss"]
+
+
+def with_fused_bias(reference, key):
+    """The reference with q, k and v biases in one vector, those of the keys drawn by `key`; VideoMAE has none."""
+    recipe = apply(reference.recipe, {"encoder.bias": "qkv", "decoders.video.bias": "qkv"})
+    weights = dict(reference.weights)
+    for name in [name for name in weights if name.endswith("q_bias")]:
+        q, v = weights.pop(name), weights.pop(name.replace("q_bias", "v_bias"))
+        weights[name.replace("q_bias", "qkv.bias")] = torch.cat([q, key(q), v])
+    return replace(reference, recipe=recipe, weights=weights)
+
+
+def test_a_bias_of_the_keys_changes_nothing():
+    generator = torch.Generator().manual_seed(0)
+    reference = with_fused_bias(official(), lambda bias: torch.randn(bias.shape, generator=generator))
+    assert len({name for name in reference.weights if name.endswith("qkv.bias")}) == 5
+    found = errors(reference, ours(build(reference, torch.float64), reference.clip.double(), reference.mask))
+    assert {part: error for part, error in found.items() if error > F64[part]} == {}
+
+
+def test_parity_notices_biases_of_queries_and_values_exchanged():
+    reference = with_fused_bias(official(), torch.zeros_like)
+    swapped = {
+        name: torch.cat(list(reversed(bias.chunk(3)))) if name.endswith("qkv.bias") else bias
+        for name, bias in reference.weights.items()
+    }
+    reference = replace(reference, weights=swapped)
+    found = errors(reference, ours(build(reference, torch.float64), reference.clip.double(), reference.mask))
     assert found["latent"] > F64["latent"]
 
 

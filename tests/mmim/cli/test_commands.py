@@ -16,6 +16,8 @@ from mmim.data.media_write import write_video
 from mmim.model import MaskedModel
 from tests.videomae import batch_of, toy
 
+PROBE = ("probe", "--label", "tone", "--data", ".")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
@@ -121,12 +123,24 @@ def test_probe_reads_embeddings(embedded, data, capsys):
         (["embed", "--data", "."], "Missing from"),
         (["probe", "--label", "tone"], "Give --data"),
         (["probe", "--label", "tone", "--data", "."], "Give one of --checkpoint and --embeddings"),
+        (["embed", "--checkpoint", ".", "--data", ".", "--out", "."], "--out . is a folder: name a file"),
+        (["embed", "--checkpoint", ".", "--data", ".", "--out", "no/x"], "--out no/x: there is no folder"),
+        (["embed", "--checkpoint", "file", "--data", ".", "--out", "x"], "--checkpoint file is a file: give a run"),
+        (["embed", "--checkpoint", ".", "--data", ".", "--out", "x", "--batch", "0"], "--batch is 0; it must be at"),
+        ([*PROBE, "--checkpoint", ".", "--batch", "0"], "--batch is 0; it must be at least 1"),
+        ([*PROBE, "--checkpoint", ".", "--workers", "-1"], "--workers is -1; it must be at least 0"),
+        ([*PROBE, "--checkpoint", "file"], "--checkpoint file is a file: give a run folder"),
+        ([*PROBE, "--checkpoint", ".", "--json-out", "no/x.json"], "--json-out no/x.json: there is no folder"),
+        ([*PROBE, "--checkpoint", ".", "--json-out", "."], "--json-out . is a folder: name a file"),
+        ([*PROBE, "--embeddings", "x", "--batch", "2"], "--batch with --embeddings: there is nothing to compute"),
+        ([*PROBE, "--embeddings", "x", "--workers", "0", "--batch", "2"], "--batch and --workers with --embeddings"),
         (["sample-data", "--out", "x", "--scenes", "0"], "must be at least 1"),
         (["embde"], "embde"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_exit_code_2(argv, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match="2"):
         main(argv)
     error = capsys.readouterr().err

@@ -64,15 +64,13 @@ def test_an_unreadable_file_becomes_absent_zeros_with_its_reason(samples, worker
     loaded = next(load(samples, TOY.modalities, in_order(7, 7), seed=0, workers=workers))
     assert loaded.batch.present["toy"].tolist() == [i != 2 for i in range(7)]
     assert (loaded.batch.views["main"]["toy"][2] == 0).all()
-    assert [(bad.id, bad.reason) for bad in loaded.unreadable] == [("02.npy", "not an array")]
-    assert loaded.anyone
+    assert [(bad.id, bad.modality, bad.reason) for bad in loaded.unreadable] == [("02.npy", "toy", "not an array")]
 
 
-def test_a_batch_without_anyone_says_so(samples):
+def test_a_batch_may_hold_nobody(samples):
     for sample in samples:
         sample.sources["toy"].path.unlink()
     loaded = next(load(samples, TOY.modalities, in_order(7, 7), seed=0, workers=0))
-    assert not loaded.anyone
     assert not loaded.batch.present["toy"].any()
     assert len(loaded.unreadable) == 7
 

@@ -82,6 +82,15 @@ def test_paths_of_a_list_are_relative_to_it_or_absolute(tmp_path, monkeypatch):
         ("a b.npy 3", "a b.npy"),
         ("  a.npy 3  ", "a.npy"),
         ("a.npy -1", "a.npy"),
+        ("a.npy playing guitar", "a.npy"),
+        ("a.npy,run", "a.npy"),
+        ("a.npy, run", "a.npy"),
+        ("a b.NPY\trun 3", "a b.NPY"),
+        ("a.npy.gz", "a.npy.gz"),
+        ("a.npy/b.npy 2", "a.npy/b.npy"),
+        ("a.npy 3\r\n", "a.npy"),
+        ("one\u2028two.npy 3", "one\u2028two.npy"),
+        ("a.wav 3", "a.wav"),
         ("frames/a 0 120 3", "frames/a"),
         ("take 2.npy", "take 2.npy"),
         ("7", "7"),
@@ -89,7 +98,40 @@ def test_paths_of_a_list_are_relative_to_it_or_absolute(tmp_path, monkeypatch):
     ],
 )
 def test_a_line_is_a_path_before_trailing_numbers(line, path):
-    assert listed_path(line) == path
+    assert listed_path(line, [".npy"]) == path
+
+
+def test_a_list_of_any_editor_is_read(tmp_path):
+    touch(tmp_path, "a.npy", "b\u2028.npy", "c.npy")
+    (tmp_path / "list.txt").write_bytes("\ufeffa.npy playing guitar\r\nb\u2028.npy 2\r\nc.npy,run".encode())
+    assert found(tmp_path / "list.txt") == ["a.npy", "b\u2028.npy", "c.npy"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "a.wav one\nb.txt 2\n",
+            r"lists 2 files and none that toy can read \(\.npy\); the first is 'a\.wav one'\. Write",
+        ),
+        ("", r"lists 0 files and none that toy can read \(\.npy\)\. Write `path` or `path label` on each line"),
+        (
+            "a.wav 1\ngone.npy 2\nlost.npy 2\n",
+            r"None of the 2 files .* is there; the first is .*/gone\.npy\. Write paths",
+        ),
+    ],
+)
+def test_a_list_of_nothing_is_refused_with_its_first_line(tmp_path, text, message):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(DataError, match=message):
+        find_samples(tmp_path / "list.txt", TOY)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x81"])
+def test_one_file_of_data_is_not_a_list(tmp_path, content):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(DataError, match=r"--data .*a\.npy is one file: give the folder that holds it \("):
+        find_samples(tmp_path / "a.npy", TOY)
 
 
 def test_every_modality_that_reads_a_suffix_gets_the_file(tmp_path):

@@ -5,7 +5,7 @@ from torch.testing import assert_close
 from mmim.encoders.encoder import Trunk, Visible
 from mmim.encoders.joint import JointEncoder
 from mmim.records import Split
-from tests.toy import Toy
+from tests.toy import Toy, tokens
 from tests.videomae import redraw
 
 LAYOUT = (("a", 8), ("b", 8))
@@ -22,20 +22,21 @@ def trunk() -> Trunk:
 def visible(seed: int, k: int, valid: torch.Tensor | None = None) -> Visible:
     generator = torch.Generator().manual_seed(seed)
     ids = torch.stack([torch.randperm(8, generator=generator)[:k] for _ in range(2)])
-    return Visible(torch.randn(2, k, 8, generator=generator), ids, valid)
+    values = torch.randn(2, k, 8, generator=generator)
+    return Visible(values, torch.zeros_like(values), ids, tokens(), valid)
 
 
 def test_embeds_and_places_only_what_is_visible(trunk):
-    tokens = Toy().tokenize(torch.randn(2, 8, 4))
+    cut = Toy().tokenize(torch.randn(2, 8, 4))
     ids = torch.tensor([[6, 0], [3, 5]])
-    found = trunk.branch("a", tokens, Split(ids, ids))
-    whole = trunk.embedders["a"](tokens.values) + trunk.positions["a"](tokens)
+    found = trunk.branch("a", cut, Split(ids, ids))
+    whole = trunk.embedders["a"](cut.values) + trunk.positions["a"](cut)
     assert_close(found.values, torch.stack([whole[b, row] for b, row in enumerate(ids.tolist())]))
 
 
 def test_modalities_are_packed_in_the_order_of_the_layout(trunk):
     parts = {"b": visible(1, 3), "a": visible(2, 2)}
-    latents = trunk.joint(parts, LAYOUT, BOTH)
+    latents = trunk.encoder.joint(parts, LAYOUT, BOTH)
     assert torch.equal(latents.at, torch.cat([parts["a"].ids, parts["b"].ids + 8], dim=1))
     assert latents.valid is not None
     assert latents.valid.all()
@@ -43,7 +44,7 @@ def test_modalities_are_packed_in_the_order_of_the_layout(trunk):
 
 def test_one_modality_alone_keeps_its_places_and_needs_no_mask(trunk):
     part = visible(1, 3)
-    latents = trunk.joint({"b": part}, LAYOUT, {"a": ~BOTH["a"], "b": torch.tensor([True, False])})
+    latents = trunk.encoder.joint({"b": part}, LAYOUT, {"a": ~BOTH["a"], "b": torch.tensor([True, False])})
     assert torch.equal(latents.at, part.ids + 8)
     assert latents.valid is None
 
@@ -51,7 +52,7 @@ def test_one_modality_alone_keeps_its_places_and_needs_no_mask(trunk):
 def test_an_absent_modality_does_not_change_the_others(trunk):
     present = {"a": torch.tensor([True, True]), "b": torch.tensor([True, False])}
     a, one, other = visible(1, 3), visible(2, 4), visible(3, 4)
-    found, expected = (trunk.joint({"a": a, "b": b}, LAYOUT, present) for b in (one, other))
+    found, expected = (trunk.encoder.joint({"a": a, "b": b}, LAYOUT, present) for b in (one, other))
     assert_close(found.values[1, :3], expected.values[1, :3], rtol=0, atol=0)
     assert not torch.allclose(found.values[0, :3], expected.values[0, :3])
 
@@ -59,6 +60,6 @@ def test_an_absent_modality_does_not_change_the_others(trunk):
 def test_validity_and_presence_are_both_needed(trunk):
     present = {"a": torch.tensor([True, False]), "b": torch.tensor([True, True])}
     valid = torch.tensor([[True, False], [True, False]])
-    latents = trunk.joint({"a": visible(1, 2, valid), "b": visible(2, 1)}, LAYOUT, present)
+    latents = trunk.encoder.joint({"a": visible(1, 2, valid), "b": visible(2, 1)}, LAYOUT, present)
     assert latents.valid is not None
     assert latents.valid.tolist() == [[True, False, True], [False, False, True]]

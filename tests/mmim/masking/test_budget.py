@@ -4,7 +4,6 @@ import torch
 from mmim.draw import Draw
 from mmim.errors import MaskingError, OptionError
 from mmim.masking.budget import Ratio, split_at
-from mmim.records import Tokens
 from tests.toy import tokens
 
 
@@ -35,39 +34,57 @@ def test_mae_keeps_the_floating_error_of_its_formula():
     assert Ratio(0.9, "hidden_down").num_keep(20) == 2
 
 
-@pytest.mark.parametrize("valid", [None, torch.rand(5, 24, generator=torch.Generator().manual_seed(0)) < 0.5])
-def test_visible_and_hidden_partition_the_tokens(valid):
-    made = tokens(5, valid=valid)
-    ranks = {"a": torch.rand(5, 24)}
-    split = Ratio(0.7).cut(ranks, {"a": made}, Draw(torch.arange(5)))["a"]
+def test_visible_and_hidden_partition_the_tokens():
+    split = Ratio(0.7).cut({"a": torch.rand(5, 24)}, {"a": tokens(5)}, Draw(torch.arange(5)))["a"]
     both = torch.cat([split.ids_keep, split.ids_masked], dim=1)
     assert torch.equal(both.sort(dim=1).values, torch.arange(24).expand(5, 24))
 
 
+def padded_split(lengths: list[int], ratio: float):
+    valid = torch.arange(24) < torch.tensor(lengths)[:, None]
+    ranks = torch.rand(len(lengths), 24, generator=torch.Generator().manual_seed(0))
+    draw = Draw(torch.arange(len(lengths)))
+    return Ratio(ratio).cut({"a": ranks}, {"a": tokens(len(lengths), valid=valid)}, draw)["a"], ranks
+
+
+def test_visible_and_hidden_partition_the_valid_tokens():
+    lengths = [24, 11, 5, 0]
+    split, _ = padded_split(lengths, 0.6)
+    for row, length in enumerate(lengths):
+        both = [*split.ids_keep[row][split.keep_valid[row]], *split.ids_masked[row][split.masked_valid[row]]]
+        assert sorted(int(place) for place in both) == list(range(length))
+
+
+def test_a_padded_sample_keeps_the_share_of_its_own_length():
+    split, ranks = padded_split([24, 11, 5], 0.6)
+    assert split.keep_valid.sum(dim=1).tolist() == [int(24 * (1 - 0.6)), int(11 * (1 - 0.6)), int(5 * (1 - 0.6))]
+    lowest = ranks[1, :11].argsort()[:4]
+    assert sorted(split.ids_keep[1][split.keep_valid[1]].tolist()) == sorted(lowest.tolist())
+
+
+def test_padded_tokens_are_not_cut_by_whole_frames():
+    valid = torch.ones(1, 24, dtype=torch.bool)
+    with pytest.raises(MaskingError, match="whole frames"):
+        Ratio(0.5, whole_frames=True).cut(
+            {"a": torch.rand(1, 24)}, {"a": tokens(1, valid=valid)}, Draw(torch.arange(1))
+        )
+
+
 def test_the_lowest_ranks_stay_visible():
     rank = torch.tensor([[0.5, 0.1, 0.9, 0.3]])
-    split = split_at(rank, 2, Tokens(torch.zeros(1, 4, 1), torch.zeros(1, 4, 1)))
+    split = split_at(rank, 2)
     assert split.ids_keep.tolist() == [[1, 3]]
     assert split.ids_masked.tolist() == [[0, 2]]
 
 
 def test_ties_go_in_token_order():
     n = 1568
-    split = split_at(torch.zeros(1, n), 100, Tokens(torch.zeros(1, n, 1), torch.zeros(1, n, 1)))
+    split = split_at(torch.zeros(1, n), 100)
     assert split.ids_keep.tolist() == [list(range(100))]
 
 
-def test_validity_follows_the_tokens():
-    valid = torch.tensor([[True, False, True, False]])
-    split = split_at(torch.tensor([[0.3, 0.2, 0.1, 0.4]]), 2, Tokens(torch.zeros(1, 4, 1), torch.zeros(1, 4, 1), valid))
-    assert split.keep_valid is not None
-    assert split.masked_valid is not None
-    assert split.keep_valid.tolist() == [[True, False]]
-    assert split.masked_valid.tolist() == [[True, False]]
-
-
 def test_full_tokens_need_no_validity():
-    split = split_at(torch.rand(2, 24), 5, tokens())
+    split = split_at(torch.rand(2, 24), 5)
     assert split.keep_valid is None
     assert split.masked_valid is None
 

@@ -4,6 +4,7 @@ import torch
 from mmim.draw import Draw
 from mmim.errors import MaskingError
 from mmim.masking.budget import Ratio
+from mmim.masking.random import RandomMasking
 from mmim.masking.tube import TubeMasking
 from mmim.records import Tokens
 from tests.toy import tokens
@@ -35,6 +36,13 @@ def test_samples_hide_different_places(hidden):
 
 def test_every_place_is_hidden_equally_often(hidden):
     assert (hidden[:, 0].float().mean(dim=0) - 22 / 30).abs().max() < 4 * (22 / 30 * 8 / 30 / 50) ** 0.5
+
+
+def test_tubes_ask_for_a_budget_that_cuts_whole_frames():
+    assert TubeMasking.whole_frames
+    assert not RandomMasking.whole_frames
+    assert Ratio(0.5, whole_frames=True).cuts_whole_frames
+    assert not Ratio(0.5).cuts_whole_frames
 
 
 @pytest.mark.parametrize("grid", [None, (24,)])

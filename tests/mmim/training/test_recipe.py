@@ -4,26 +4,42 @@ import pytest
 
 from mmim.data.order import Layout
 from mmim.errors import OptionError
-from mmim.options import apply
+from mmim.options import apply, parse
 from mmim.training.recipe import FREE, Recipe
+from recipes.videomae import DEMO, SIZES, VIDEOMAE
 from tests.toy import TOY
 
 
 @pytest.mark.parametrize(
     ("batch", "micro", "processes", "layout"),
     [
-        (2048, None, 1, Layout(2048, 32)),
+        (2048, None, 1, Layout(2048, 64)),
         (2048, None, 64, Layout(2048, 32, 64)),
         (8, None, 2, Layout(8, 4, 2)),
         (8, 2, 2, Layout(8, 2, 2)),
-        (74, None, 1, Layout(74, 2)),
-        (37, None, 1, Layout(37, 1)),
+        (134, None, 1, Layout(134, 2)),
+        (67, None, 1, Layout(67, 1)),
     ],
 )
 def test_the_batch_is_spread_evenly(batch, micro, processes, layout):
     found = apply(TOY, {"batch": batch, "micro_batch": micro}).layout(processes)
     assert found == layout
     assert found.accumulation * found.micro * found.processes == batch
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+def test_the_demo_runs_on_any_usual_number_of_processes(processes):
+    recipe = parse(VIDEOMAE, [], SIZES, DEMO)
+    assert recipe.layout(processes) == Layout(64, 64 // processes, processes)
+
+
+@pytest.mark.parametrize(
+    ("size", "batch"), [("tiny", 2048), ("small", 1024), ("base", 2048), ("large", 512), ("huge", 1024)]
+)
+def test_a_size_of_videomae_brings_its_published_batch_but_not_to_the_demo(size, batch):
+    assert parse(VIDEOMAE, ["--data", "x", "--size", size], SIZES, DEMO).batch == batch  # fact sheet 3.3
+    assert parse(VIDEOMAE, ["--data", "x", "--size", size, "--batch", "32"], SIZES, DEMO).batch == 32
+    assert parse(VIDEOMAE, ["--size", size], SIZES, DEMO).batch == 64
 
 
 @pytest.mark.parametrize(

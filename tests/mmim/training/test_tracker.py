@@ -4,6 +4,7 @@ import json
 import pytest
 from rich.console import Console
 
+from mmim.data.loader import Unreadable
 from mmim.training.tracker import SHOWN, Tracker
 
 
@@ -59,21 +60,24 @@ def test_a_line_cut_short_by_a_kill_does_not_stop_a_resumed_run(tmp_path, said):
 
 
 def test_other_processes_say_and_write_nothing(tmp_path, said):
-    run(tmp_path, said, 0, 4, main=False).close({"a.npy": "bad"})
+    run(tmp_path, said, 0, 4, main=False).close([Unreadable("a.npy", "toy", "bad")])
     assert list(tmp_path.iterdir()) == []
     assert said.getvalue() == ""
 
 
 def test_files_left_out_are_listed_with_their_reasons(tmp_path, said):
-    run(tmp_path, said, 0, 1).close({f"{i:03}[b].npy": "not an array" for i in range(SHOWN + 3)})
+    bad = [Unreadable(f"{i:03}[b].npy", "toy", "not an array") for i in range(SHOWN + 3)]
+    tracker = run(tmp_path, said, 0, 1)
+    tracker.left_out(bad)
+    tracker.close(bad)
     assert f"{SHOWN + 3} files could not be read" in said.getvalue()
     assert "000[b].npy: not an array" in said.getvalue()
     assert "and 3 more" in said.getvalue()
     rows = [json.loads(line) for line in (tmp_path / "unreadable.jsonl").read_text().splitlines()]
     assert len(rows) == SHOWN + 3
-    assert rows[0] == {"id": "000[b].npy", "reason": "not an array"}
+    assert rows[0] == {"id": "000[b].npy", "modality": "toy", "reason": "not an array"}
 
 
 def test_with_nothing_left_out_there_is_no_list(tmp_path, said):
-    run(tmp_path, said, 0, 1).close({})
+    run(tmp_path, said, 0, 1).left_out([])
     assert not (tmp_path / "unreadable.jsonl").exists()

@@ -1,0 +1,149 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+
+from mmim.data.media_write import write_video
+from mmim.data.sources import find_samples
+from mmim.model import MaskedModel, Step
+from mmim.options import apply
+from mmim.targets.pixels import Pixels
+from mmim.training import picture
+from tests.videomae import batch_of, random_clips, toy
+
+FRAMES, SIZE, PATCH, TUBELET = 4, 32, 8, 2
+GREY = (127, 128)  # 0.5 of 255
+
+
+@pytest.fixture(scope="module")
+def model() -> MaskedModel:
+    torch.manual_seed(0)
+    return MaskedModel(toy(frames=FRAMES, size=SIZE, patch=PATCH)).eval()
+
+
+@pytest.fixture
+def videos(tmp_path) -> Path:
+    rng = np.random.default_rng(0)
+    (tmp_path / "videos").mkdir()
+    for i in range(3):
+        write_video(tmp_path / f"videos/{i}.mp4", rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8), fps=10)
+    return tmp_path / "videos"
+
+
+def rows_of(model: MaskedModel) -> tuple[dict, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The rows of two clips, the clips, the hidden pixels of a strip of frames, and the predicted pieces."""
+    clips = random_clips(2, FRAMES, SIZE)
+    step = Step(model, batch_of(clips))
+    split, tokens = step.splits["video"], step.tokens["video"]
+    generator = torch.Generator().manual_seed(1)
+    predicted = torch.rand(*split.ids_masked.shape, 3, TUBELET, PATCH, PATCH, generator=generator)
+    rows = picture._rows(model.method.modalities["video"], tokens, split, predicted)
+    hidden = torch.zeros(2, FRAMES, SIZE, SIZE, dtype=torch.bool)
+    shown = torch.zeros(2, 3, FRAMES, SIZE, SIZE)
+    for sample, ids in enumerate(split.ids_masked.tolist()):
+        for piece, id in zip(predicted[sample], ids, strict=True):
+            t, row, column = np.unravel_index(id, tokens.grid)
+            place = (
+                slice(t * TUBELET, (t + 1) * TUBELET),
+                slice(row * PATCH, (row + 1) * PATCH),
+                slice(column * PATCH, (column + 1) * PATCH),
+            )
+            hidden[(sample, *place)] = True
+            shown[(sample, slice(None), *place)] = piece
+    return rows, clips, hidden, shown
+
+
+def strip(frames: torch.Tensor) -> np.ndarray:
+    """`[c t h w]` as a picture of frames side by side."""
+    return torch.cat(list(frames.unbind(1)), dim=2).movedim(0, -1).numpy()
+
+
+def test_the_original_is_the_clip(model):
+    rows, clips, _, _ = rows_of(model)
+    for shown, clip in zip(rows["original"], clips, strict=True):
+        assert_array_equal(shown, strip(clip))
+
+
+def test_what_the_encoder_sees_is_the_original_where_visible_and_grey_where_hidden(model):
+    rows, clips, hidden, _ = rows_of(model)
+    assert hidden.float().mean() == 0.75
+    for shown, clip, flags in zip(rows["seen by the encoder"], clips, hidden, strict=True):
+        covered = strip(flags[None])[..., 0]
+        assert_array_equal(shown[~covered], strip(clip)[~covered])
+        assert np.isin(shown[covered], GREY).all()
+
+
+def test_the_prediction_is_shown_where_hidden_and_the_original_elsewhere(model):
+    rows, clips, hidden, predicted = rows_of(model)
+    for shown, clip, flags, pieces in zip(rows["predicted where hidden"], clips, hidden, predicted, strict=True):
+        covered = strip(flags[None])[..., 0]
+        assert_array_equal(shown[~covered], strip(clip)[~covered])
+        assert np.abs(shown[covered].astype(float) - 255 * strip(pieces)[covered]).max() <= 0.51
+
+
+@dataclass(frozen=True)
+class Invisible(Pixels):
+    """A target that can't be drawn, as an encoder's features can't."""
+
+    def pieces(self, pred, tokens, ids, modality):
+        return None
+
+
+def test_nothing_is_drawn_for_a_target_that_can_not_be(videos, tmp_path):
+    model = MaskedModel(apply(toy(), {"tasks.video.target": Invisible(units="raw")}))
+    samples = find_samples(videos, model.method.modalities)
+    assert picture.reconstructions(model, samples, tmp_path / "report") == []
+    assert not (tmp_path / "report").exists()
+
+
+def test_nothing_is_drawn_when_nobody_is_present(model, videos, tmp_path):
+    for file in videos.iterdir():
+        file.write_text("no video")
+    samples = find_samples(videos, model.method.modalities)
+    assert picture.reconstructions(model, samples, tmp_path / "report") == []
+    assert not (tmp_path / "report").exists()
+
+
+def drawn(model: MaskedModel, videos: Path, folder: Path, monkeypatch) -> tuple[list[tuple[str, np.ndarray]], str]:
+    """What is handed to the drawing of the one picture: titled rows, and the note."""
+    kept: list = []
+
+    def keep(rows, file, note):
+        kept.append((rows, note))
+        return file
+
+    monkeypatch.setattr(picture, "_draw", keep)
+    files = picture.reconstructions(model, find_samples(videos, model.method.modalities), folder)
+    assert files == [folder / "reconstruction-video.png"]
+    return kept[0]
+
+
+def test_only_those_who_are_present_are_drawn(model, videos, tmp_path, monkeypatch):
+    (videos / "1.mp4").write_text("no video")
+    rows, _ = drawn(model, videos, tmp_path, monkeypatch)
+    titles = ["original", "seen by the encoder", "predicted where hidden"]
+    assert [title for title, _ in rows] == titles * 2
+    modality = model.method.modalities["video"]
+    samples = find_samples(videos, model.method.modalities)
+    expected = [strip(modality.read(sample.sources["video"], None)) for sample in (samples[0], samples[2])]
+    for shown, clip in zip([shown for title, shown in rows if title == "original"], expected, strict=True):
+        assert_array_equal(shown, clip)
+
+
+@pytest.mark.parametrize(("normalise", "note"), [("channel", picture.FLATTERS), ("none", "")])
+def test_a_picture_says_when_it_borrows_the_truths_mean_and_deviation(normalise, note, videos, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = MaskedModel(apply(toy(), {"tasks.video.target.normalise": normalise}))
+    assert drawn(model, videos, tmp_path, monkeypatch)[1] == note
+
+
+def test_a_picture_is_a_file(model, videos, tmp_path):
+    from PIL import Image
+
+    samples = find_samples(videos, model.method.modalities)[:1]
+    (file,) = picture.reconstructions(model, samples, tmp_path / "report")
+    pixels = np.asarray(Image.open(file).convert("RGB"))
+    assert pixels.std() > 20
