@@ -10,6 +10,7 @@ from pathlib import Path
 from mmim.errors import DataError
 
 KEYS = ("id", "file", "path")
+_WORDS = re.compile(r"(.*?\.\w+)[\s,]+([^\W\d].*)")  # `clip.mp4 playing guitar`, a label in words
 _FRAMES = re.compile(r"(.*\.\w+)\s+-?\d+")  # `clip.mp4 0` of a line `clip.mp4 0 -1`
 
 
@@ -110,6 +111,8 @@ def _from_list(path: Path, lines: list[str]) -> LabelTable:
         if not line.strip():
             continue
         name, _, label = line.strip().replace("\t", " ").rpartition(" ")
+        if words := _WORDS.fullmatch(line.strip()):
+            name, label = words.groups()
         if not name:
             raise DataError(f"{path}, line {number}: {label!r} has no label. Write `path label` on each line.")
         frames = _FRAMES.fullmatch(name)

@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from mmim.errors import OptionError
 from mmim.model import MaskedModel, Step
 from mmim.options import apply
 from mmim.records import gather_tokens
+from mmim.targets.pixels import Pixels
 from tests.videomae import batch_of, float64, random_clips, redraw, toy
 
 ROOT = Path(__file__).parents[2]
@@ -138,9 +139,18 @@ def test_gradients_equal_finite_differences(model):
         assert (above - below) / (2 * h) == pytest.approx(parameter.grad.view(-1)[index].item(), rel=1e-6, abs=1e-9)
 
 
+@dataclass(frozen=True)
+class Multiplied(Pixels):
+    """Pixels after a matrix product, which autocast would make in bf16."""
+
+    def values(self, tokens, ids, modality):
+        values = super().values(tokens, ids, modality)
+        return values @ torch.eye(values.shape[-1])
+
+
 def test_targets_and_losses_stay_in_full_precision_under_bf16():
     torch.manual_seed(0)
-    model = MaskedModel(toy()).eval()
+    model = MaskedModel(apply(toy(), {"tasks.video.target": Multiplied(normalise="channel", units="raw")})).eval()
     batch = batch_of(random_clips(2))
     expected = Step(model, batch).target("video")
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,6 +1,6 @@
 import contextlib
 import io
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -30,15 +30,20 @@ def ask(kind: type, *args: str) -> object:
     return tyro.cli(kind, args=args, prog="clip")
 
 
-@pytest.fixture(params=["utf-8", "ascii"], autouse=True)
-def boxes(request, monkeypatch):
-    """tyro draws its boxes with lines where stdout can show them, else with dashes and blanks (under capsys too)."""
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=request.param))
-    with contextlib.redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit):
-        ask(Options, "--nonsense", "1")
-    assert said.getvalue().isascii() == (request.param == "ascii")
+@contextlib.contextmanager
+def boxes(encoding: str) -> Iterator[None]:
+    """tyro draws its boxes with lines where stdout can show them, else with dashes and blanks.
+
+    No fixture, since pytest sets stdout anew before each test.
+    """
+    with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), encoding=encoding)):
+        with contextlib.redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit):
+            ask(Options, "--nonsense", "1")
+        assert said.getvalue().isascii() == (encoding == "ascii")
+        yield
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 @pytest.mark.parametrize(
     ("kind", "args", "message"),
     [
@@ -52,21 +57,23 @@ def boxes(request, monkeypatch):
         ),
         (
             Options,
-            [f"--nonsense-{i}" for i in range(20)],
-            f"Unrecognized options: {', '.join(f'--nonsense-{i}' for i in range(20))}. {HELP}",
+            ["--depth", "a value of so many words that they do not fit on one line"],
+            "Error parsing --depth: invalid literal for int() with base 10: "
+            f"'a value of so many words that they do not fit on one line'. {HELP}",
         ),
     ],
     ids=["misspelt", "unknown", "stray", "value", "longer than a line"],
 )
-def test_what_tyro_says_becomes_one_line(kind, args, message):
-    with contextlib.redirect_stderr(io.StringIO()) as said, pytest.raises(OptionError) as error:
+def test_what_tyro_says_becomes_one_line(kind, args, message, encoding):
+    with boxes(encoding), contextlib.redirect_stderr(io.StringIO()) as said, pytest.raises(OptionError) as error:
         one_line(lambda: ask(kind, *args), "clip --help")
     assert str(error.value) == message
     assert said.getvalue() == ""
 
 
-def test_an_option_that_is_missing_is_named():
-    with pytest.raises(OptionError, match=r"^Missing from clip: --size INT[^\n]*$"):
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_an_option_that_is_missing_is_named(encoding):
+    with boxes(encoding), pytest.raises(OptionError, match=r"^Missing from clip: --size INT[^\n]*$"):
         one_line(lambda: ask(Needs), "clip --help")
 
 

@@ -88,3 +88,18 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(DataError, match="It must be a text file in UTF-8"):
         read_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "label"),
+    [
+        ("a.mp4 playing guitar", "a.mp4", "playing guitar"),
+        ("my clips/a b.mp4\tjump rope", "my clips/a b.mp4", "jump rope"),
+        ("a.mp4,run", "a.mp4", "run"),
+        ("a.b.mp4 3", "a.b.mp4", "3"),
+    ],
+)
+def test_a_label_in_words_is_whole(tmp_path, line, key, label):
+    (tmp_path / "list.txt").write_text(line + "\n")
+    table = read_table(tmp_path / "list.txt")
+    assert (table.keys, table.columns["label"]) == ((key,), (label,))
