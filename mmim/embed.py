@@ -1,6 +1,5 @@
 """From a model and files to embeddings."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,7 +97,7 @@ def write_parquet(embeddings: Embeddings, file: Path, checkpoint_hash: str, **me
 
     The file appears whole or not at all.
     """
-    columns: dict[str, pa.Array] = {"id": pa.array(embeddings.ids)}
+    columns: dict[str, pa.Array] = {"id": pa.array([_text(name) for name in embeddings.ids])}
     names = list(embeddings.present)
     columns["present"] = pa.array(
         [[n for n in names if embeddings.present[n][row]] for row in range(len(embeddings.ids))], pa.list_(pa.string())
@@ -114,7 +113,12 @@ def write_parquet(embeddings: Embeddings, file: Path, checkpoint_hash: str, **me
         "torch": torch.__version__,
         **metadata,
     }
-    table = pa.table(columns).replace_schema_metadata({"mmim": json.dumps(about)} | about)
+    table = pa.table(columns).replace_schema_metadata(about)
     partial = file.with_name(f".{file.name}.partial")
     pq.write_table(table, partial)
     partial.rename(file)
+
+
+def _text(name: str) -> str:
+    """A file name as text: bytes that are no UTF-8 become a replacement character."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

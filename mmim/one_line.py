@@ -2,8 +2,9 @@
 
 import contextlib
 import io
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from difflib import SequenceMatcher
 from typing import TypeVar
 
@@ -20,12 +21,25 @@ def one_line(parse: Callable[[], T], help_command: str) -> T:
     """
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with _wide(), contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
             return parse()
     except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise OptionError(f"{_first_paragraph(said.getvalue())} `{help_command}` lists the options.") from None
+        if stop.code not in (0, None):
+            raise OptionError(f"{_first_paragraph(said.getvalue())} `{help_command}` lists the options.") from None
+    return parse()  # --help, once more in the terminal's own width
+
+
+@contextlib.contextmanager
+def _wide() -> Iterator[None]:
+    """A terminal so wide that tyro breaks no word at its edge."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "10000"
+    try:
+        yield
+    finally:
+        os.environ.pop("COLUMNS")
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def _first_paragraph(box: str) -> str:

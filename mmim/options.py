@@ -33,7 +33,9 @@ def parse(recipe: Recipe, argv: Sequence[str], sizes: Mapping[str, Overrides], d
     args = list(argv)
     plain = _config(_peek(args, "config"))
     asked, length = _peek(args, "size"), _length(args)
-    demo = demo if _data(args, plain) is None else {}
+    about = _demo(demo)
+    if _data(args, plain) is not None or {"-h", "--help"} & set(args):  # the help shows the paper's values
+        demo = {}
     size = asked if asked is not None else plain.get("size") or demo.get("size", recipe.size)
     preset = _size(sizes, size) if size or asked is not None else {}
     recipe = apply(recipe, preset | {"size": size})
@@ -43,7 +45,7 @@ def parse(recipe: Recipe, argv: Sequence[str], sizes: Mapping[str, Overrides], d
     recipe, args = exchange(recipe, args)
     if asked is not None:
         recipe = apply(recipe, {path: value for path, value in preset.items() if "." in path})
-    recipe = _cli(apply(recipe, length), args, sizes)
+    recipe = _cli(apply(recipe, length), args, _description(recipe, sizes) + about)
     recipe.check()
     return recipe
 
@@ -99,9 +101,8 @@ def exchange(recipe: Recipe, args: list[str]) -> tuple[Recipe, list[str]]:
     return recipe, rest
 
 
-def _cli(recipe: Recipe, args: list[str], sizes: Mapping[str, Overrides]) -> Recipe:
+def _cli(recipe: Recipe, args: list[str], about: str) -> Recipe:
     script = Path(sys.argv[0]).name
-    about = _description(recipe, sizes)
     return one_line(
         lambda: tyro.cli(type(recipe), default=recipe, args=args, description=about, prog=script),
         f"python {script} --help",
@@ -117,6 +118,13 @@ def _description(recipe: Recipe, sizes: Mapping[str, Overrides]) -> str:
         f"  --{path} {{{','.join(names(part.axis))}}}" for path, part in parts_of(recipe) if part.axis != "modality"
     ]
     return "\n".join(lines)
+
+
+def _demo(demo: Overrides) -> str:
+    if not demo:
+        return ""
+    values = ", ".join(f"--{path.replace('_', '-')} {value}" for path, value in demo.items())
+    return f"\n\nWithout --data the demo runs, with other defaults than those below: {values}."
 
 
 def _config(file: str | None) -> dict[str, Any]:

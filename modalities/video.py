@@ -107,8 +107,11 @@ class Video(Modality):
         """The clips of all draws; a frame that several of them show is decoded once."""
         with open_video(source.path, self.backend) as video:
             numbers = torch.stack([self._numbers(video.num_frames, draw) for draw in draws])
-            frames = torch.from_numpy(video.frames(numbers.flatten().numpy()))
-        return [self._view(clip, draw) for clip, draw in zip(frames.split(self.frames), draws, strict=True)]
+            distinct, at = numbers.unique(return_inverse=True)
+            frames = torch.from_numpy(video.frames(distinct.numpy()))
+        return [
+            self._view(frames[rows], draw) for rows, draw in zip(at, draws, strict=True)
+        ]  # one clip whole at a time
 
     def _numbers(self, num_frames: int, draw: Draw | None) -> Int64[Tensor, " {self.frames}"]:
         """The numbers of a clip's frames in the file."""

@@ -249,3 +249,13 @@ def test_a_part_of_another_kind_replaces_the_whole_part():
         "batch": 8,
     }
     assert merge(below, {"budget": {"ratio": 0.1}}) == {"budget": {"kind": "ratio", "ratio": 0.1}, "batch": 8}
+
+
+def test_help_shows_the_recipes_own_values_and_names_the_demos(capsys):
+    from recipes.videomae import DEMO, SIZES, VIDEOMAE
+
+    with pytest.raises(SystemExit, match="0"):
+        parse(VIDEOMAE, ["--help"], SIZES, DEMO)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "(default: 2048)" in said
+    assert "Without --data the demo runs" in said
