@@ -249,3 +249,22 @@ def test_compiles_to_one_graph_that_serves_other_samples_and_epochs():
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["graphs"] == 1
     assert found["compiled"] == pytest.approx(found["eager"], rel=1e-5)
+
+
+def test_another_name_for_a_modality_changes_nothing():
+    def loss(name: str) -> float:
+        recipe = toy()
+        recipe = replace(
+            recipe,
+            modalities={name: recipe.modalities["video"]},
+            masking={name: recipe.masking["video"]},
+            tasks={"video": replace(recipe.tasks["video"], modality=name)},
+        )
+        torch.manual_seed(0)
+        batch = batch_of(random_clips(2))
+        renamed = replace(
+            batch, views={"main": {name: batch.views["main"]["video"]}}, present={name: batch.present["video"]}
+        )
+        return mean_loss(MaskedModel(recipe), renamed).item()
+
+    assert loss("film") == loss("video")
