@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmim.config import from_plain, to_plain
-from mmim.errors import CheckpointError
+from mmim.errors import CheckpointError, OptionError
 from mmim.model import MaskedModel, Method
 
 FORMAT = 1
@@ -32,13 +32,16 @@ def save(
     step: int,
     training: Mapping[str, Tensor] | None = None,
     state: Mapping[str, Any] | None = None,
+    source: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write `folder/step-N`, through a temporary neighbour and a rename."""
+    """Write `folder/step-N`, through a temporary neighbour and a rename. `source`: whose weights were imported."""
     final, partial = folder / f"step-{step}", folder / f".step-{step}.{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     method = to_plain(Method(**{name: getattr(model.method, name) for name in Method.__dataclass_fields__}))
     config = {"format": FORMAT, "mmim": version("mmim"), "torch": torch.__version__, "step": step, "method": method}
+    if source is not None:
+        config["source"] = dict(source)
     _write_tensors(partial / "model.safetensors", model.state_dict())
     _write_text(partial / "config.json", json.dumps(config, indent=1))
     if training is not None:
@@ -136,6 +139,57 @@ def restore(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> Non
             f"{where} does not fit its own configuration: {', '.join(wrong[:5])} ({len(wrong)} in all)."
         )
     model.load_state_dict(dict(tensors))
+
+
+def start_from(model: MaskedModel, path: Path, *, trunk_only: bool = False) -> None:
+    """Put a checkpoint's weights into a model whose trunk is the same; what else the checkpoint lacks stays fresh.
+
+    Raises:
+        CheckpointError, OptionError: as `check_start`.
+    """
+    model.load_state_dict({**model.state_dict(), **_fitting(model, path, trunk_only)})
+
+
+def check_start(model: MaskedModel, path: Path, *, trunk_only: bool = False) -> list[str]:
+    """See that a model can start from a checkpoint; returns the names of the tensors that would stay fresh.
+
+    The encoder's function must be the one that the weights are for. Every tensor of the checkpoint must find its place
+    (with `trunk_only`: of its trunk), and the whole trunk must get one. A model without memory (on "meta") will do.
+
+    Raises:
+        CheckpointError: there is none; tensors without a place, with another shape, or missing in the trunk.
+        OptionError: the encoders differ in a field that acts not in training alone.
+    """
+    there = from_plain(Method, read_config(find(path))["method"])
+    before, now = to_plain(there.encoder), to_plain(model.method.encoder)
+    changed = [
+        f"encoder.{name} is {before.get(name)} there and {now.get(name)} here"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name) and name not in ("drop_path", "init")
+    ]
+    if changed:
+        raise OptionError(f"--init {path} has another encoder: {'; '.join(changed)}. Set these options to its values.")
+    tensors = _fitting(model, path, trunk_only)
+    return [name for name in model.state_dict() if name not in tensors]
+
+
+def _fitting(model: MaskedModel, path: Path, trunk_only: bool) -> dict[str, Tensor]:
+    own, tensors = model.state_dict(), read_tensors(find(path) / "model.safetensors")
+    if trunk_only:
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("trunk.")}
+    wrong = [f"{name} has no place here" for name in tensors if name not in own]
+    wrong += [f"{name} is missing there" for name in own if name.startswith("trunk.") and name not in tensors]
+    wrong += [
+        f"{name} is {tuple(tensor.shape)} there and {tuple(own[name].shape)} here"
+        for name, tensor in tensors.items()
+        if name in own and own[name].shape != tensor.shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"--init {path} does not fit this recipe: {', '.join(wrong[:5])} ({len(wrong)} in all). "
+            "Set the sizes to its own, or take its encoder alone with --init-trunk-only."
+        )
+    return tensors
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

@@ -10,11 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import yaml
 from jaxtyping import Bool, Float
 
+from mmim.config import from_plain, to_plain
 from mmim.data.loader import Loaded, Unreadable, in_order, load
 from mmim.data.sources import Sample
-from mmim.errors import DataError
+from mmim.errors import DataError, OptionError
 from mmim.modality import Modality
 from mmim.model import MaskedModel
 
@@ -35,6 +37,27 @@ class Embeddings:
     features: dict[str, Float[np.ndarray, "n _"]]
     """Plain features of the raw data, by modality, where asked for: the floor that an encoder has to beat."""
     unreadable: list[Unreadable]
+
+
+def read_as(modalities: Mapping[str, Modality], settings: Sequence[str]) -> dict[str, Modality]:
+    """Modalities that read at another frame count, resolution or duration than in training: `video.frames=32`.
+
+    The model stays as it was trained: its positions go on in time, and stretch where a picture is larger.
+
+    Raises:
+        OptionError: not NAME.FIELD=VALUE, no such field, or a value that it can't have.
+    """
+    plain = {name: to_plain(modality) for name, modality in modalities.items()}
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        name, dot, field = path.partition(".")
+        if not (equals and dot and field):
+            raise OptionError(f"--set {setting} can't be read: write NAME.FIELD=VALUE, such as video.frames=32.")
+        if field not in plain.get(name, {}):
+            known = ", ".join(f"{n}.{f}" for n, fields in plain.items() for f in fields if f != "kind")
+            raise OptionError(f"--set {setting}: there is no {path}; there are {known}.")
+        plain[name][field] = yaml.safe_load(f"[{value}]" if isinstance(plain[name][field], list) else value)
+    return {name: from_plain(Modality, fields, name) for name, fields in plain.items()}
 
 
 def read(

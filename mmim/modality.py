@@ -36,12 +36,17 @@ class MaskingPolicy(Part):
 
     axis: ClassVar[str] = "masking"
     hint: ClassVar[str | None] = None
-    whole_frames: ClassVar[bool] = False
-    """Whether all tokens of a place share one rank, so that only a budget that `cuts_whole_frames` may cut it."""
 
     @abstractmethod
     def rank(self, tokens: Tokens, draw: Draw, hint: Tensor | None = None) -> Float[Tensor, "b n"]:
         """A number per token; those with the lowest stay visible, ties in token order."""
+
+    def group(self, tokens: Tokens) -> int | Int64[Tensor, " b"]:
+        """How many tokens share a rank, so that they stay or go together: the frames of a tube, the tokens of a cell.
+
+        A budget counts groups. With padded tokens a number per sample: the valid tokens of one group.
+        """
+        return 1
 
 
 class Target(Part):
@@ -112,6 +117,10 @@ class Modality(Part):
     def read_many(self, source: Source, draws: Sequence[Draw]) -> list[Raw]:
         """Several views of one file, for repeated sampling. Worth replacing where opening a file is dear."""
         return [self.read(source, draw) for draw in draws]
+
+    def grid(self) -> tuple[int, ...] | None:
+        """Tokens along each axis of a sample of the declared size, where there is a grid."""
+        return self.tokenize(map_raw(lambda tensor: tensor[None], self.blank())).grid
 
     def check(self) -> None:
         """Raise an OptionError if something that reading needs is missing; asked before a run starts."""

@@ -5,18 +5,20 @@ files -> tokenize -> rank -> cut -> gather then embed what is visible -> positio
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
+from mmim.corruption.corruption import Corruption
+from mmim.corruption.drop import Drop
 from mmim.decoders.decoder import Decoder, Query
 from mmim.draw import Draw
 from mmim.encoders.encoder import Encoder, Trunk, Visible
 from mmim.errors import OptionError
-from mmim.masking.budget import Budget
+from mmim.masking.budget import Budget, groups_of
 from mmim.modality import MaskingPolicy, Modality, Target
 from mmim.objectives.term import Term
 from mmim.parts import check_name
@@ -52,6 +54,8 @@ class Method:
     """Which token of each modality goes first."""
     budget: Budget
     """How many tokens stay visible."""
+    corruption: dict[str, Corruption] = field(default_factory=dict)
+    """What the encoder gets in the hidden places; a modality without an entry drops them."""
     encoder: Encoder
     """Who sees the visible tokens."""
     decoders: dict[str, Decoder]
@@ -69,6 +73,7 @@ class Method:
             check_name(name, reserved={"joint", "id", "present"})  # the other columns of embeddings
         for kind, asked, there in (
             ("masking policy", self.masking, self.modalities),
+            ("corruption", self.corruption, self.modalities),
             ("task's modality", [task.modality for task in self.tasks.values()], self.modalities),
             ("task's decoder", [task.decoder for task in self.tasks.values()], self.decoders),
         ):
@@ -77,15 +82,26 @@ class Method:
         if bare := [name for name in self.modalities if name not in self.masking]:
             raise OptionError(f"The modality {bare[0]!r} has no masking policy: give it one in `masking`.")
         for name, policy in self.masking.items():
-            if policy.whole_frames and not self.budget.cuts_whole_frames:
-                raise OptionError(
-                    f"The masking of {name!r} hides whole tubes, which {self.budget} would cut through: use a budget "
-                    "with whole_frames, or random masking."
-                )
             if policy.hint is not None:
                 raise OptionError(f"The masking of {name!r} wants the hint {policy.hint!r}, and no part here gives it.")
         if idle := sorted(set(self.decoders) - {task.decoder for task in self.tasks.values()}):
             raise OptionError(f"No task uses the decoder {idle[0]!r}: name it in a task, or leave it out.")
+        self._check_drops()
+
+    def _check_drops(self) -> None:
+        """Raise an OptionError if tokens are dropped that the encoder or a decoder can't do without."""
+        dropped = [name for name in self.modalities if not self.corruption.get(name, Drop()).keeps_all]
+        if self.encoder.whole_maps and dropped:
+            raise OptionError(
+                f"{type(self.encoder).__name__} needs whole maps, and the hidden tokens of {dropped[0]!r} are dropped: "
+                "use the corruption mask_token."
+            )
+        for task in self.tasks.values():
+            if self.decoders[task.decoder].needs_all and task.modality in dropped:
+                raise OptionError(
+                    f"The decoder {task.decoder!r} reads hidden places off the encoder's output, and those of "
+                    f"{task.modality!r} are dropped: use the corruption mask_token, or the self_attention decoder."
+                )
 
 
 class MaskedModel(nn.Module):
@@ -95,17 +111,17 @@ class MaskedModel(nn.Module):
         super().__init__()
         method.check()
         self.method = method
-        self.trunk = Trunk(method.modalities, method.encoder)
+        self.trunk = Trunk(method.modalities, method.encoder, method.corruption)
         self.decoders = nn.ModuleDict()
         for name, decoder in method.decoders.items():
             tasks = {t: task for t, task in method.tasks.items() if task.decoder == name}
             sizes = {
                 t: (task.modality, task.target.size(method.modalities[task.modality])) for t, task in tasks.items()
             }
-            self.decoders[name] = decoder.build(method.modalities, method.encoder.width, sizes)
+            self.decoders[name] = decoder.build(method.modalities, method.encoder, sizes)
         targets = {name: (task.target, task.weight) for name, task in method.tasks.items()}
         self.terms = nn.ModuleDict(
-            {name: term.build(targets, method.encoder.width) for name, term in method.objective.items()}
+            {name: term.build(targets, method.encoder.latent_width) for name, term in method.objective.items()}
         )
 
     def forward(self, batch: Batch, splits: Mapping[str, Split] | None = None) -> dict[str, LossTerm]:
@@ -173,7 +189,8 @@ class Step:
             name: self.method.masking[name].rank(tokens, draw.named(f"modality {place}"))
             for place, (name, tokens) in enumerate(self.tokens.items())
         }
-        return self.method.budget.cut(ranks, self.tokens, draw.named("budget"))
+        groups = {name: groups_of(self.method.masking[name], tokens) for name, tokens in self.tokens.items()}
+        return self.method.budget.cut(ranks, self.tokens, draw.named("budget"), groups)
 
     def branch(self, name: str) -> Visible:
         """A modality's visible tokens after its own blocks."""

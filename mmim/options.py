@@ -44,7 +44,9 @@ def parse(recipe: Recipe, argv: Sequence[str], sizes: Mapping[str, Overrides], d
         recipe = from_plain(type(recipe), merge(to_plain(recipe), _one_length(plain)))
     recipe, args = exchange(recipe, args)
     if asked is not None:
-        recipe = apply(recipe, {path: value for path, value in preset.items() if "." in path})
+        recipe = apply(
+            recipe, {path: value for path, value in preset.items() if "." in path or isinstance(value, Part)}
+        )
     recipe = _cli(apply(recipe, length), args, _description(recipe, sizes) + about)
     recipe.check()
     return recipe

@@ -17,7 +17,18 @@ from torch import nn
 
 from mmim.errors import OptionError
 
-AXES = ("modality", "masking", "budget", "target", "encoder", "decoder", "term", "optimiser", "schedule")
+AXES = (
+    "modality",
+    "masking",
+    "budget",
+    "corruption",
+    "target",
+    "encoder",
+    "decoder",
+    "term",
+    "optimiser",
+    "schedule",
+)
 GROUPS = {axis: f"mmim.{axis}" for axis in AXES} | {"modality": "mmim.modalities"}
 
 _REFUSED = frozenset(dir(nn.ModuleDict()))  # torch refuses a child module that is called as an attribute
@@ -80,7 +91,10 @@ def lookup(axis: str, name: str) -> type[Part]:
         close = difflib.get_close_matches(name, names(axis), n=1)
         hint = f"Did you mean {close[0]!r}?" if close else "Is the package that brings it installed?"
         raise OptionError(f"No {axis} is called {name!r}; there are {', '.join(names(axis)) or 'none'}. {hint}")
-    part: type[Part] = _entry_points(axis)[name].load()
+    try:
+        part: type[Part] = _entry_points(axis)[name].load()
+    except (ImportError, AttributeError) as error:
+        raise OptionError(f"The {axis} {name!r} can't be imported: {error}. Mend or remove its package.") from error
     return part
 
 

@@ -100,16 +100,18 @@ class Split:
 class Latents:
     """What the encoder makes of the visible tokens.
 
-    values  `[b k d]`, after the encoder's last norm if it has one
-    at      the place of each in the concatenation of all modalities that `layout` describes
-    layout  ((modality, n), ...) in order, static
-    valid   `[b k]`, or None: statically full
+    values   `[b k d]`, after the encoder's last norm if it has one
+    at       the place of each in the concatenation of all modalities that `layout` describes
+    layout   ((modality, n), ...) in order, static; n counts latents, fewer than tokens where the encoder has a stride
+    valid    `[b k]`, or None: statically full
+    globals  `[b g d]` tokens that belong to no place (MAE's class token), or None
     """
 
     values: Float[Tensor, "b k d"]
     at: Int64[Tensor, "b k"]
     layout: tuple[tuple[str, int], ...]
     valid: Bool[Tensor, "b k"] | None = None
+    globals: Float[Tensor, "b g d"] | None = None
 
     def slots(self, name: str) -> tuple[int, int]:
         """First and one-past-last place of a modality in the concatenation."""

@@ -199,6 +199,8 @@ def dry_run(recipe: Recipe) -> None:
         modality.check()
     with torch.device("meta"):
         model = MaskedModel(recipe)
+    if recipe.init is not None:
+        checkpoint.check_start(model, recipe.init, trunk_only=recipe.init_trunk_only)
     one = torch.zeros(1, dtype=torch.int64)
     blanks = {
         name: map_raw(lambda tensor: tensor[None], modality.blank()) for name, modality in recipe.modalities.items()
@@ -250,8 +252,8 @@ def prepare_folder(job: Job, *, resume: bool) -> None:
 
 def plain_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe as recipe.yaml has it; such a file is a `--config`."""
-    data = recipe.data.resolve() if recipe.data else None
-    plain: dict[str, Any] = to_plain(replace(recipe, data=data, resume=True, config=None))
+    data, init = (path.resolve() if path else None for path in (recipe.data, recipe.init))
+    plain: dict[str, Any] = to_plain(replace(recipe, data=data, init=init, resume=True, config=None))
     return plain
 
 
@@ -273,6 +275,11 @@ def _announce(plan: Plan, accelerator: Accelerator, console: Console) -> None:
     )
     if job.start:
         console.print(f"Going on after step {job.start}.")
+    elif job.recipe.init is not None:
+        model = fresh_model(job.recipe)
+        fresh = checkpoint.check_start(model, job.recipe.init, trunk_only=job.recipe.init_trunk_only)
+        lacks = f"; fresh: {', '.join(sorted({'.'.join(name.split('.')[:2]) for name in fresh}))}" if fresh else ""
+        console.print(f"Starting from {checkpoint.find(job.recipe.init)}{lacks}.", highlight=False)
 
 
 def _report(plan: Plan, model: MaskedModel, device: torch.device, console: Console) -> None:

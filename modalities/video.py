@@ -156,7 +156,10 @@ class Video(Modality):
         return PatchEmbed(self.piece, width)
 
     def position(self, width: int) -> nn.Module:
-        return FlatSinusoid(width)
+        grid = tuple(
+            size // step for size, step in zip((self.frames, self.size, self.size), self.piece[1:], strict=True)
+        )
+        return FlatSinusoid(width, grid)
 
     def render(self, data: Float[Tensor, "b 3 T H W"]) -> list[UInt8[np.ndarray, "h w 3"]]:
         """At most eight frames of each clip side by side, evenly spaced from the first to the last."""

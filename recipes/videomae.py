@@ -28,7 +28,7 @@ VIDEOMAE = Recipe(
         "video": Video(frames=16, stride=4, size=224, patch=16, tubelet=2, crop="multi_scale")
     },  # section 4, appendix
     masking={"video": TubeMasking()},  # section 3.3
-    budget=Ratio(0.9, rounding="hidden_down", whole_frames=True),  # figure 3; int(0.9 * 196) = 176 places of a frame
+    budget=Ratio(0.9, rounding="hidden_down"),  # figure 3; int(0.9 * 196) = 176 places of a frame
     encoder=JointEncoder(width=768, depth=12, heads=12, bias="qv"),
     decoders={"video": SelfAttentionDecoder(width=384, depth=4, heads=6, bias="qv", embed_bias=False)},  # table 2a
     tasks={

@@ -78,7 +78,7 @@ TOY = Recipe(
     name="toy",
     modalities={"toy": Toy()},
     masking={"toy": TubeMasking()},
-    budget=Ratio(0.5, rounding="hidden_down", whole_frames=True),
+    budget=Ratio(0.5, rounding="hidden_down"),
     encoder=JointEncoder(width=8, depth=2, heads=2),
     decoders={"toy": SelfAttentionDecoder(width=8, depth=1, heads=2)},
     tasks={"toy": Task(modality="toy", decoder="toy", target=Pixels())},

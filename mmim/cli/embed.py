@@ -1,18 +1,27 @@
 """`mmim embed`."""
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 
 from mmim import checkpoint as checkpoints
 from mmim import command
 from mmim.cli.checks import check_checkpoint, check_numbers, check_output
 from mmim.data.sources import find_samples
 from mmim.embed import embed as embed_samples
-from mmim.embed import read, write_parquet
+from mmim.embed import read, read_as, write_parquet
 
 
-def embed(checkpoint: Path, data: Path, out: Path, batch: int = 32, workers: int = 1) -> None:
+def embed(
+    checkpoint: Path,
+    data: Path,
+    out: Path,
+    batch: int = 32,
+    workers: int = 1,
+    settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
+) -> None:
     """Write joint embeddings of files to Parquet: columns id, present, joint, and one per modality.
 
     Args:
@@ -21,6 +30,7 @@ def embed(checkpoint: Path, data: Path, out: Path, batch: int = 32, workers: int
         out: Parquet file to write.
         batch: samples per forward pass.
         workers: processes that read files.
+        settings: NAME.FIELD=VALUE, read otherwise than in training: video.frames=32, image.size=448,448, audio.frames=2048.
     """
     check_numbers(batch, workers)
     check_output("out", out)
@@ -28,12 +38,12 @@ def embed(checkpoint: Path, data: Path, out: Path, batch: int = 32, workers: int
     console = command.console()
     folder = checkpoints.find(checkpoint)
     model = checkpoints.load(folder)
-    samples = find_samples(data, model.method.modalities)
+    modalities = read_as(model.method.modalities, settings)
+    samples = find_samples(data, modalities)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = embed_samples(
-        model, samples, read(samples, model.method.modalities, batch=batch, workers=workers), device=device
-    )
-    write_parquet(found, out, checkpoints.digest(folder), source=str(folder))
+    batches = read(samples, modalities, batch=batch, workers=workers)
+    found = embed_samples(model, samples, batches, device=device)
+    write_parquet(found, out, checkpoints.digest(folder), source=str(folder), read_as=" ".join(settings))
     for bad in found.unreadable:
         console.print(f"left out {bad.id}: {bad.reason}", markup=False, highlight=False)
     width = found.vectors["joint"].shape[1]

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import tyro
 from rich.console import Console
 
 from mmim import checkpoint as checkpoints
@@ -15,7 +17,7 @@ from mmim import command
 from mmim.cli.checks import check_checkpoint, check_numbers, check_output
 from mmim.data.loader import Loaded
 from mmim.data.sources import find_samples
-from mmim.embed import embed, read
+from mmim.embed import embed, read, read_as
 from mmim.errors import DataError, OptionError
 from mmim.evaluation.labels import find_labels
 from mmim.evaluation.report import as_dict, compare, table
@@ -33,6 +35,7 @@ def probe(
     seed: int = 0,
     batch: int | None = None,
     workers: int | None = None,
+    settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
     json_out: Path | None = None,
 ) -> None:
     """How well embeddings tell labels: kNN and linear probe, with 95 % intervals.
@@ -50,6 +53,7 @@ def probe(
         seed: of the untrained encoder and of the intervals.
         batch: samples per forward pass, with --checkpoint (default 32).
         workers: processes that read files, with --checkpoint (default 1).
+        settings: NAME.FIELD=VALUE, read otherwise than in training (video.frames=32), with --checkpoint.
         json_out: also write the table as JSON.
     """
     console = command.console()
@@ -63,7 +67,11 @@ def probe(
     if json_out is not None:
         check_output("json-out", json_out)
     if embeddings is not None:
-        if unused := [f"--{name}" for name, value in (("batch", batch), ("workers", workers)) if value is not None]:
+        if unused := [
+            f"--{name}"
+            for name, value in (("batch", batch), ("workers", workers), ("set", settings or None))
+            if value is not None
+        ]:
             raise OptionError(f"{' and '.join(unused)} with --embeddings: there is nothing to compute, leave it out.")
         ids, vectors = read_embeddings(embeddings)
     else:
@@ -71,7 +79,7 @@ def probe(
         if data is None:
             raise OptionError("--checkpoint needs --data, the files to embed.")
         check_checkpoint(checkpoint)
-        ids, vectors = _embed(checkpoint, data, seed, *numbers, console)
+        ids, vectors = _embed(checkpoint, data, seed, *numbers, settings, console)
     found = find_labels(read_table(where), ids, label, split, data if data is not None and data.is_dir() else None)
     if found.left_out:
         console.print(f"{found.left_out} of {len(ids)} samples have no label and were left out")
@@ -102,16 +110,17 @@ def read_embeddings(file: Path) -> tuple[list[str], dict[str, np.ndarray]]:
 
 
 def _embed(
-    checkpoint: Path, data: Path, seed: int, batch: int, workers: int, console: Console
+    checkpoint: Path, data: Path, seed: int, batch: int, workers: int, settings: tuple[str, ...], console: Console
 ) -> tuple[list[str], dict[str, np.ndarray]]:
     trained = checkpoints.load(checkpoint)
-    samples = find_samples(data, trained.method.modalities)
+    modalities = read_as(trained.method.modalities, settings)
+    samples = find_samples(data, modalities)
     torch.manual_seed(seed)
     untrained = MaskedModel(trained.method)
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def batches() -> Iterator[Loaded]:
-        return read(samples, trained.method.modalities, batch=batch, workers=workers)
+        return read(samples, modalities, batch=batch, workers=workers)
 
     ours = embed(trained, samples, batches(), device=device, features=True)
     for bad in ours.unreadable:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from mmim.encoders.encoder import Encoder
 from mmim.modality import Modality
 from mmim.parts import Part
 from mmim.records import Latents, Tokens
@@ -39,12 +40,17 @@ class Decoder(Part):
     """The configuration of a decoder."""
 
     axis: ClassVar[str] = "decoder"
+    needs_all: ClassVar[bool] = False
+    """Whether it reads its predictions off the encoder's output, which must then hold the hidden places too."""
 
     @abstractmethod
     def build(
-        self, modalities: Mapping[str, Modality], latent_width: int, tasks: Mapping[str, tuple[str, int]]
+        self, modalities: Mapping[str, Modality], encoder: Encoder, tasks: Mapping[str, tuple[str, int]]
     ) -> DecoderModule:
         """A module with fresh weights, which serves all tasks in one pass.
 
-        tasks[task]: its modality, and the numbers to predict per token.
+        encoder: whose output it reads; tasks[task]: its modality, and the numbers to predict per token.
+
+        Raises:
+            OptionError: it can't read the output of this encoder, or serve these modalities.
         """

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmim.decoders.decoder import Decoder, DecoderModule, Query
-from mmim.errors import expect
+from mmim.encoders.encoder import Encoder
+from mmim.errors import OptionError, expect
 from mmim.layers.block import Bias, Block, attention_mask, init_linear
 from mmim.modality import Modality
 from mmim.records import Latents, Tokens, gather_tokens
@@ -19,8 +21,9 @@ from mmim.records import Latents, Tokens, gather_tokens
 class SelfAttentionDecoder(Decoder):
     """Attend over visible latents and one mask token for each place to predict, all with positions.
 
-    A linear head reads the predicted places. He et al. 2022, section 3; VideoMAE (official code) likewise: nothing is
-    unshuffled, because attention knows no order.
+    Global tokens of the encoder (MAE's class token) stand beside them, without a position. A linear head reads the
+    predicted places. He et al. 2022, section 3; VideoMAE (official code) likewise: nothing is unshuffled, because
+    attention knows no order.
     """
 
     width: int = 512
@@ -37,6 +40,9 @@ class SelfAttentionDecoder(Decoder):
     """Whether the projection from the encoder's width has a bias (MAE: yes; VideoMAE: no)."""
     eps: float = 1e-6
     """Of every norm (MAE, VideoMAE: 1e-6)."""
+    project: Literal["first", "last"] = "first"
+    """Whether latents are projected to the decoder's width before mask tokens and positions come in (MAE, VideoMAE),
+    or after, so that both have the encoder's width (OmniMAE)."""
 
     def __post_init__(self) -> None:
         expect(self.width >= 1, self.width, "at least 1", "decoder.width")
@@ -46,9 +52,14 @@ class SelfAttentionDecoder(Decoder):
         expect(0 < self.eps < math.inf, self.eps, "above 0 and finite", "decoder.eps")
 
     def build(
-        self, modalities: Mapping[str, Modality], latent_width: int, tasks: Mapping[str, tuple[str, int]]
+        self, modalities: Mapping[str, Modality], encoder: Encoder, tasks: Mapping[str, tuple[str, int]]
     ) -> "SelfAttentionDecoderModule":
-        return SelfAttentionDecoderModule(self, modalities, latent_width, tasks)
+        if encoder.stride > 1:
+            raise OptionError(
+                f"A self_attention decoder needs one latent per token, and {type(encoder).__name__} has a stride of "
+                f"{encoder.stride}: use the linear decoder."
+            )
+        return SelfAttentionDecoderModule(self, modalities, encoder.latent_width, tasks)
 
 
 class SelfAttentionDecoderModule(DecoderModule):
@@ -62,9 +73,11 @@ class SelfAttentionDecoderModule(DecoderModule):
         tasks: Mapping[str, tuple[str, int]],
     ) -> None:
         super().__init__()
+        width = config.width if config.project == "first" else latent_width
+        self.project_last = config.project == "last"
         self.embed = nn.Linear(latent_width, config.width, bias=config.embed_bias)
-        self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, config.width), std=0.02))
-        self.positions = nn.ModuleDict({name: modality.position(config.width) for name, modality in modalities.items()})
+        self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, width), std=0.02))
+        self.positions = nn.ModuleDict({name: modality.position(width) for name, modality in modalities.items()})
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, mlp_ratio=config.mlp_ratio, bias=config.bias, eps=config.eps)
             for _ in range(config.depth)
@@ -79,7 +92,7 @@ class SelfAttentionDecoderModule(DecoderModule):
         self, latents: Latents, tokens: Mapping[str, Tokens], queries: Mapping[str, Query]
     ) -> dict[str, Float[Tensor, "b m p"]]:
         b = latents.at.shape[0]
-        seen = self.embed(latents.values)
+        seen = self._project(latents.values, last=False)
         codes = {name: self.positions[name](tokens[name]) for name in dict.fromkeys([*dict(latents.layout), *queries])}
         context = torch.cat([codes[name].expand(b, -1, -1) for name, _ in latents.layout], dim=1)
         parts, valids, places, start = [seen + gather_tokens(context, latents.at)], [latents.valid], {}, seen.shape[1]
@@ -87,9 +100,16 @@ class SelfAttentionDecoderModule(DecoderModule):
             parts.append(self.mask_token + gather_tokens(codes[name], query.ids))
             valids.append(query.valid)
             places[name] = slice(start, start := start + query.ids.shape[1])
-        x = self._attend(torch.cat(parts, dim=1), parts, valids)
+        if latents.globals is not None:
+            parts.append(self._project(latents.globals, last=False))
+            valids.append(None)
+        x = self._attend(self._project(torch.cat(parts, dim=1), last=True), parts, valids)
         normed = {name: self.norm(x[:, place]) for name, place in places.items()}
         return {task: self.heads[task](normed[name]) for task, name in self.modality_of.items()}
+
+    def _project(self, x: Float[Tensor, "b n c"], *, last: bool) -> Float[Tensor, "b n d"]:
+        """The projection, where it is this one's turn."""
+        return self.embed(x) if last is self.project_last else x
 
     def _attend(
         self, x: Float[Tensor, "b n d"], parts: list[Tensor], valids: list[Tensor | None]

@@ -1,14 +1,17 @@
 """The contract of an encoder, and the trunk: what `mmim embed` loads and a teacher copies."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from mmim.corruption.corruption import Corruption, CorruptionModule
+from mmim.corruption.drop import Drop
 from mmim.modality import Modality
 from mmim.parts import Part
 from mmim.records import Latents, Split, Tokens, gather_tokens
@@ -54,32 +57,77 @@ class Encoder(Part):
     """The configuration of an encoder."""
 
     axis: ClassVar[str] = "encoder"
+    whole_maps: ClassVar[bool] = False
+    """Whether it needs all tokens of a grid, the hidden ones too, so that none may be dropped."""
 
     width: int
+    """Channels of an embedded token."""
+
+    @property
+    def latent_width(self) -> int:
+        """Channels of its output."""
+        return self.width
+
+    @property
+    def stride(self) -> int:
+        """Tokens along each axis of the grid that one latent stands for."""
+        return 1
 
     @abstractmethod
-    def build(self, modalities: Sequence[str]) -> EncoderModule:
-        """A module with fresh weights."""
+    def build(self, modalities: Mapping[str, Modality]) -> EncoderModule:
+        """A module with fresh weights.
+
+        Raises:
+            OptionError: it can't encode these modalities.
+        """
 
 
 class Trunk(nn.Module):
-    """Embedders, positions and encoder."""
+    """Embedders, what stands in hidden places, positions and encoder.
 
-    def __init__(self, modalities: Mapping[str, Modality], encoder: Encoder) -> None:
+    corruption: of each modality; one without an entry drops its hidden tokens.
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality],
+        encoder: Encoder,
+        corruption: Mapping[str, Corruption] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
+        chosen = {name: corruption.get(name, Drop()) for name in modalities}
+        self.keeps_all = {name for name, part in chosen.items() if part.keeps_all}
         self.embedders = nn.ModuleDict(
             {name: modality.embedder(encoder.width) for name, modality in modalities.items()}
         )
         self.positions = nn.ModuleDict(
             {name: modality.position(encoder.width) for name, modality in modalities.items()}
         )
-        self.encoder = encoder.build(tuple(modalities))
+        self.corruption = nn.ModuleDict({name: part.build(encoder.width) for name, part in chosen.items()})
+        self.encoder = encoder.build(modalities)
 
     def branch(self, name: str, tokens: Tokens, split: Split) -> Visible:
-        """Gather, then embed only what is visible, and run the modality's own blocks."""
+        """Embed what the encoder is to see, add nothing yet, and run the modality's own blocks."""
+        visible = self._everywhere(name, tokens, split) if name in self.keeps_all else self._kept(name, tokens, split)
+        return self.encoder.branch(name, visible)
+
+    def _kept(self, name: str, tokens: Tokens, split: Split) -> Visible:
+        """Gather, then embed only what is visible."""
         content = self.embedders[name](gather_tokens(tokens.values, split.ids_keep))
         positions = gather_tokens(self.positions[name](tokens), split.ids_keep)
-        return self.encoder.branch(name, Visible(content, positions, split.ids_keep, tokens, split.keep_valid))
+        return Visible(content, positions, split.ids_keep, tokens, split.keep_valid)
+
+    def _everywhere(self, name: str, tokens: Tokens, split: Split) -> Visible:
+        """Embed all tokens and replace the hidden ones; their content goes nowhere."""
+        masked = (
+            torch.ones_like(split.ids_masked, dtype=torch.bool) if split.masked_valid is None else split.masked_valid
+        )
+        b, n = tokens.values.shape[:2]
+        hidden = torch.zeros(b, n, dtype=torch.bool, device=masked.device).scatter(1, split.ids_masked, masked)
+        corruption: CorruptionModule = self.corruption[name]  # type: ignore[assignment]
+        content = corruption.embedded(self.embedders[name](tokens.values), hidden)
+        ids = torch.arange(n, device=masked.device).expand(b, -1)
+        return Visible(content, self.positions[name](tokens).expand(b, -1, -1), ids, tokens, tokens.valid)
 
 
 def pack(

@@ -1,15 +1,19 @@
 """A ViT on the visible tokens: branches per modality, then shared blocks."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal, cast
 
-from jaxtyping import Bool
+import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from mmim.encoders.encoder import Encoder, EncoderModule, Layout, Visible, pack
-from mmim.errors import expect
-from mmim.layers.block import Bias, Block, attention_mask
+from mmim.errors import OptionError, expect
+from mmim.layers.block import Bias, Block, Mask, attention_mask
+from mmim.layers.relative import RelativeBias
+from mmim.modality import Modality
 from mmim.records import Latents
 
 
@@ -31,11 +35,22 @@ class JointEncoder(Encoder):
     mlp_ratio: float = 4.0
     """Hidden width of the MLP over the width (ViT: 4)."""
     bias: Bias = "qkv"
-    """Attention biases: one fused vector (MAE), q and v only (VideoMAE), none."""
+    """Attention biases: one fused vector (MAE), q and v only (VideoMAE, SimMIM, BEiT), none."""
     eps: float = 1e-6
     """Of every norm (MAE, VideoMAE: 1e-6)."""
     final_norm: bool = True
     """A norm after the last block (MAE, VideoMAE: yes; MultiMAE: no)."""
+    global_tokens: int = 0
+    """Learned tokens without a place that join the shared blocks (the class token of MAE, SimMIM, BEiT: 1)."""
+    relative_bias: bool = False
+    """Learned bias by offset on the logits of all shared blocks; one modality on a 2-D grid (SimMIM, BEiT: yes)."""
+    layer_scale: float | None = None
+    """Initial factor of every residual channel; None has no factor (SimMIM, BEiT-B: 0.1)."""
+    drop_path: float = 0.0
+    """Chance that a sample skips a residual of the last block, growing linearly from 0 (SimMIM's ViT, BEiT: 0.1)."""
+    init: Literal["xavier", "scaled"] = "xavier"
+    """Of linear layers: Xavier-uniform (MAE, VideoMAE); or normal with deviation 0.02 cut off at one deviation, output
+    projections of block i over sqrt(2 i) (SimMIM's ViT, BEiT)."""
 
     def __post_init__(self) -> None:
         expect(self.width >= 1, self.width, "at least 1", "encoder.width")
@@ -45,42 +60,111 @@ class JointEncoder(Encoder):
         expect(self.depth >= least, self.depth, f"at least {least}", "encoder.depth")
         expect(0 < self.mlp_ratio < math.inf, self.mlp_ratio, "above 0 and finite", "encoder.mlp_ratio")
         expect(0 < self.eps < math.inf, self.eps, "above 0 and finite", "encoder.eps")
+        expect(self.global_tokens >= 0, self.global_tokens, "at least 0", "encoder.global_tokens")
+        expect(0 <= self.drop_path < 1, self.drop_path, "a share in [0, 1)", "encoder.drop_path")
+        scale = self.layer_scale
+        expect(scale is None or math.isfinite(scale), scale, "finite, or None", "encoder.layer_scale")
 
-    def build(self, modalities: Sequence[str]) -> "JointEncoderModule":
+    def build(self, modalities: Mapping[str, Modality]) -> "JointEncoderModule":
         return JointEncoderModule(self, modalities)
 
 
 class JointEncoderModule(EncoderModule):
     """The module of a `JointEncoder`."""
 
-    def __init__(self, config: JointEncoder, modalities: Sequence[str]) -> None:
+    def __init__(self, config: JointEncoder, modalities: Mapping[str, Modality]) -> None:
         super().__init__()
+        depth = config.branch_depth + config.depth
 
-        def blocks(depth: int) -> nn.ModuleList:
-            return nn.ModuleList(
-                Block(config.width, config.heads, mlp_ratio=config.mlp_ratio, bias=config.bias, eps=config.eps)
-                for _ in range(depth)
-            )
+        def blocks(start: int, stop: int) -> nn.ModuleList:
+            return nn.ModuleList(_block(config, number, depth) for number in range(start, stop))
 
-        self.branches = nn.ModuleDict({name: blocks(config.branch_depth) for name in modalities if config.branch_depth})
-        self.blocks = blocks(config.depth)
+        apart = modalities if config.branch_depth else ()
+        self.branches = nn.ModuleDict({name: blocks(0, config.branch_depth) for name in apart})
+        self.blocks = blocks(config.branch_depth, depth)
         self.norm = nn.LayerNorm(config.width, eps=config.eps) if config.final_norm else nn.Identity()
+        some = config.global_tokens > 0
+        self.global_tokens = nn.Parameter(0.02 * torch.randn(1, config.global_tokens, config.width)) if some else None
+        self.relative = RelativeBias(_only_map(modalities), config.heads) if config.relative_bias else None
 
     def branch(self, name: str, visible: Visible) -> Visible:
         values = visible.values + visible.positions
         if name in self.branches:
-            values = _run(self.branches[name], values, visible.valid)
+            mask = None if visible.valid is None else attention_mask(visible.valid)
+            values = _run(self.branches[name], values, mask)
         return replace(visible, values=values)
 
     def joint(
         self, visible: Mapping[str, Visible], layout: Layout, present: Mapping[str, Bool[Tensor, " b"]]
     ) -> Latents:
         values, at, valid = pack(visible, layout, present)
-        return Latents(self.norm(_run(self.blocks, values, valid)), at, layout, valid)
+        places = values.shape[1]
+        everybody = valid
+        if self.global_tokens is not None:
+            tokens = self.global_tokens.to(values.dtype).expand(len(values), -1, -1)
+            values = torch.cat([values, tokens], dim=1)
+            everybody = None if valid is None else nn.functional.pad(valid, (0, tokens.shape[1]), value=True)
+        out = self.norm(_run(self.blocks, values, self._mask(visible, everybody)))
+        return Latents(out[:, :places], at, layout, valid, None if self.global_tokens is None else out[:, places:])
+
+    def _mask(self, visible: Mapping[str, Visible], valid: Bool[Tensor, "b n"] | None) -> Mask | None:
+        """What attention is told: nothing at all, where everything is statically full and has no bias."""
+        allowed = None if valid is None else attention_mask(valid)
+        if self.relative is None:
+            return allowed
+        (part,) = visible.values()
+        num_globals = 0 if self.global_tokens is None else self.global_tokens.shape[1]
+        bias: Tensor = self.relative(cast("tuple[int, int]", part.tokens.grid), num_globals)
+        if part.ids.shape[1] < part.tokens.count:
+            bias = _among(bias, part.ids, num_globals)
+        return bias if allowed is None else bias.masked_fill(~allowed, -torch.inf)
 
 
-def _run(blocks: nn.Module, values: Tensor, valid: Bool[Tensor, "b k"] | None) -> Tensor:
-    mask = None if valid is None else attention_mask(valid)
+def _block(config: JointEncoder, number: int, depth: int) -> Block:
+    """Block `number` from 0 of a stack of `depth`."""
+    block = Block(
+        config.width,
+        config.heads,
+        mlp_ratio=config.mlp_ratio,
+        bias=config.bias,
+        eps=config.eps,
+        layer_scale=config.layer_scale,
+        drop_path=config.drop_path * number / max(depth - 1, 1),
+    )
+    if config.init == "scaled":
+        for linear in (module for module in block.modules() if isinstance(module, nn.Linear)):
+            nn.init.trunc_normal_(linear.weight, std=0.02, a=-0.02, b=0.02)
+        for linear in (block.attn.proj, block.mlp.fc2):
+            linear.weight.data.div_(math.sqrt(2 * (number + 1)))
+    return block
+
+
+def _run(blocks: nn.Module, values: Float[Tensor, "b k d"], mask: Mask | None) -> Float[Tensor, "b k d"]:
     for block in blocks:  # type: ignore[attr-defined]
         values = block(values, mask)
     return values
+
+
+def _among(
+    bias: Float[Tensor, "1 heads n n"], ids: Int64[Tensor, "b k"], num_globals: int
+) -> Float[Tensor, "b heads k2 k2"]:
+    """The bias among some of the places, and the global tokens behind them."""
+    places = bias.shape[-1] - num_globals
+    last = torch.arange(places, places + num_globals, device=ids.device).expand(len(ids), -1)
+    chosen = torch.cat([ids, last], dim=1)
+    return bias[0][:, chosen[:, :, None], chosen[:, None, :]].movedim(1, 0)
+
+
+def _only_map(modalities: Mapping[str, Modality]) -> tuple[int, int]:
+    """The grid of the only modality.
+
+    Raises:
+        OptionError: there are several, or it is no 2-D grid.
+    """
+    grids = {name: modality.grid() for name, modality in modalities.items()}
+    grid = next(iter(grids.values()))
+    if len(grids) > 1 or grid is None or len(grid) != 2:
+        raise OptionError(
+            f"A relative bias is for one modality on a 2-D grid, and there are {grids}: use relative_bias False."
+        )
+    return grid

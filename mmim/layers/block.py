@@ -4,12 +4,16 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmim.errors import OptionError
 
 Bias = Literal["qkv", "qv", "none"]
+
+Mask = Bool[Tensor, "_b 1 #n n"] | Float[Tensor, "_b #h #n n"]
+"""True where a token may be attended to; or numbers to add to the logits of each head, -inf where it may not."""
 
 
 class Attention(nn.Module):
@@ -30,10 +34,8 @@ class Attention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(width)) if bias == "qv" else None
         self.proj = nn.Linear(width, width)
 
-    def forward(
-        self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b 1 #n n"] | None = None
-    ) -> Float[Tensor, "b n d"]:
-        """mask: True where a token may be attended to, or None."""
+    def forward(self, x: Float[Tensor, "b n d"], mask: Mask | None = None) -> Float[Tensor, "b n d"]:
+        """mask: see `Mask`."""
         b, n, d = x.shape
         bias: Tensor | None = self.qkv.bias
         if self.q_bias is not None and self.v_bias is not None:
@@ -60,25 +62,42 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block. Dosovitskiy et al. 2021, section 3.1.
 
+    layer_scale  initial value of a learned factor for each channel of both residuals, `gamma_1` and `gamma_2` as BEiT
+                 names them (Touvron et al. 2021, CaiT, section 2.1); None: no factor
+    drop_path    chance that a sample skips a residual in training (Huang et al. 2016)
+
     Linear layers are drawn Xavier-uniform with zero biases, the fused qkv matrix as one (MAE and VideoMAE, official
     code).
     """
 
     def __init__(
-        self, width: int, heads: int, *, mlp_ratio: float = 4.0, bias: Bias = "qkv", eps: float = 1e-6
+        self,
+        width: int,
+        heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        bias: Bias = "qkv",
+        eps: float = 1e-6,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attn = Attention(width, heads, bias)
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.gamma_1 = None if layer_scale is None else nn.Parameter(torch.full((width,), layer_scale))
+        self.gamma_2 = None if layer_scale is None else nn.Parameter(torch.full((width,), layer_scale))
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.apply(init_linear)
 
-    def forward(
-        self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b 1 #n n"] | None = None
-    ) -> Float[Tensor, "b n d"]:
-        x = x + self.attn(self.norm1(x), mask)
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+    def forward(self, x: Float[Tensor, "b n d"], mask: Mask | None = None) -> Float[Tensor, "b n d"]:
+        x = x + self._residual(self.attn(self.norm1(x), mask), self.gamma_1)
+        return x + self._residual(self.mlp(self.norm2(x)), self.gamma_2)
+
+    def _residual(self, x: Float[Tensor, "b n d"], gamma: Float[Tensor, " d"] | None) -> Float[Tensor, "b n d"]:
+        out: Tensor = self.drop_path(x if gamma is None else x * gamma)
+        return out
 
 
 def init_linear(module: nn.Module) -> None:

@@ -49,15 +49,22 @@ class PatchEmbed(nn.Module):
     `proj.weight [d c *patch]` is as published code has it, so that weights carry over.
 
     Initialised as torch initialises a convolution; `xavier` draws the flattened matrix Xavier-uniform instead (MAE).
+    With `norm_eps` a LayerNorm follows (Swin).
     """
 
-    def __init__(self, piece: tuple[int, ...], width: int, *, xavier: bool = False) -> None:
+    def __init__(
+        self, piece: tuple[int, ...], width: int, *, xavier: bool = False, norm_eps: float | None = None
+    ) -> None:
         super().__init__()
         convolutions: dict[int, Callable[..., nn.Conv1d | nn.Conv2d | nn.Conv3d]]
         convolutions = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
         self.proj = convolutions[len(piece) - 1](piece[0], width, kernel_size=piece[1:], stride=piece[1:])
         if xavier:
             nn.init.xavier_uniform_(self.proj.weight.flatten(1))
+        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(width, eps=norm_eps)
 
     def forward(self, values: Float[Tensor, "b k c *patch"]) -> Float[Tensor, "b k d"]:
-        return nn.functional.linear(values.flatten(2), self.proj.weight.flatten(1), self.proj.bias)
+        embedded: Tensor = self.norm(
+            nn.functional.linear(values.flatten(2), self.proj.weight.flatten(1), self.proj.bias)
+        )
+        return embedded

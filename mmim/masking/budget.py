@@ -3,7 +3,8 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import torch
@@ -12,8 +13,27 @@ from torch import Tensor
 
 from mmim.draw import Draw
 from mmim.errors import MaskingError, OptionError
+from mmim.modality import MaskingPolicy
 from mmim.parts import Part
 from mmim.records import Split, Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Tokens that share a rank: how many in a full sample; `valid [b]`, how many of them are no padding, or None."""
+
+    size: int = 1
+    valid: Int64[Tensor, " b"] | None = None
+
+
+def groups_of(policy: MaskingPolicy, tokens: Tokens) -> Groups:
+    """The groups that a policy keeps together."""
+    size = policy.group(replace(tokens, valid=None))
+    assert isinstance(size, int)
+    if tokens.valid is None:
+        return Groups(size)
+    valid = policy.group(tokens)
+    return Groups(size, valid if isinstance(valid, Tensor) else tokens.valid[:, 0].long() * 0 + valid)
 
 
 class Budget(Part):
@@ -21,49 +41,45 @@ class Budget(Part):
 
     axis: ClassVar[str] = "budget"
 
-    @property
-    def cuts_whole_frames(self) -> bool:
-        """Whether every step of the first grid axis keeps the same places, as tubes need."""
-        return False
-
     @abstractmethod
     def cut(
-        self, ranks: Mapping[str, Float[Tensor, "b n"]], tokens: Mapping[str, Tokens], draw: Draw
+        self,
+        ranks: Mapping[str, Float[Tensor, "b n"]],
+        tokens: Mapping[str, Tokens],
+        draw: Draw,
+        groups: Mapping[str, Groups] = MappingProxyType({}),
     ) -> dict[str, Split]:
-        """A split for each modality, all modalities at once, since some budgets are shared between them."""
+        """A split for each modality, all modalities at once, since some budgets are shared between them.
+
+        groups: which tokens share a rank; a modality without an entry has tokens that go one by one.
+        """
 
 
 @dataclass(frozen=True)
 class Ratio(Budget):
-    """Hide a fixed share of every modality's tokens.
+    """Hide a fixed share of every modality's tokens, or of their groups where tokens share a rank.
 
-    Published systems round differently (fact: MAE keeps int(n (1 - r)), VideoMAE hides int(r n) places of a frame,
-    SimMIM rounds up), so the rounding is part of the recipe.
+    So tubes are counted in places of a frame, SimMIM's cells in cells. Published systems round differently (fact: MAE
+    keeps int(n (1 - r)), VideoMAE hides int(r n) places of a frame, SimMIM rounds up), so the rounding is part of the
+    recipe.
     """
 
     ratio: float = 0.75
     """Share of the tokens that is hidden, in [0, 1] (MAE: 0.75; VideoMAE: 0.9)."""
     rounding: Literal["kept_down", "hidden_down", "hidden_up", "nearest"] = "kept_down"
     """Which count is rounded, and where to (MAE: kept_down; VideoMAE: hidden_down; SimMIM: hidden_up)."""
-    whole_frames: bool = False
-    """Count within one step of the first grid axis and repeat: the way to cut tubes (VideoMAE: yes)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio <= 1:
             raise OptionError(f"A masking ratio of {self.ratio} can't be: it is a share in [0, 1].")
 
-    @property
-    def cuts_whole_frames(self) -> bool:
-        return self.whole_frames
-
-    def num_keep(self, n: int, grid: tuple[int, ...] | None = None) -> int:
-        """Visible tokens of n.
+    def num_keep(self, n: int, grid: tuple[int, ...] | None = None, group: int = 1) -> int:
+        """Visible tokens of n, in groups of so many; the grid is for the message.
 
         Raises:
             MaskingError: nothing would be visible.
         """
-        steps = grid[0] if self.whole_frames and grid else 1
-        places = n // steps
+        places = n // group
         kept = self._rounded(places, self.ratio)
         if kept == 0:
             most = math.floor((1 - 1 / places) * 1e4) / 1e4
@@ -72,7 +88,7 @@ class Ratio(Budget):
                 f"{self} hides all {n} tokens of grid {grid}, and the encoder needs one. "
                 f"Use a ratio <= {most:.4g}, or smaller patches."
             )
-        return kept * steps
+        return kept * group
 
     def _rounded(self, places: int, ratio: float) -> int:
         match self.rounding:
@@ -86,18 +102,23 @@ class Ratio(Budget):
                 return places - round(places * ratio)
 
     def cut(
-        self, ranks: Mapping[str, Float[Tensor, "b n"]], tokens: Mapping[str, Tokens], draw: Draw
+        self,
+        ranks: Mapping[str, Float[Tensor, "b n"]],
+        tokens: Mapping[str, Tokens],
+        draw: Draw,
+        groups: Mapping[str, Groups] = MappingProxyType({}),
     ) -> dict[str, Split]:
-        return {name: self._split(rank, tokens[name]) for name, rank in ranks.items()}
+        return {name: self._split(rank, tokens[name], groups.get(name, Groups())) for name, rank in ranks.items()}
 
-    def _split(self, rank: Float[Tensor, "b n"], tokens: Tokens) -> Split:
-        num_keep = self.num_keep(tokens.count, tokens.grid)
+    def _split(self, rank: Float[Tensor, "b n"], tokens: Tokens, groups: Groups) -> Split:
+        num_keep = self.num_keep(tokens.count, tokens.grid, groups.size)
         if tokens.valid is None:
             return split_at(rank, num_keep)
-        if self.whole_frames:
-            raise MaskingError(f"{self} cuts whole frames, which padded tokens do not have. Use a plain ratio.")
-        table = [self._rounded(n, self.ratio) for n in range(tokens.count + 1)]  # of every length there may be
-        kept = torch.tensor(table, device=rank.device)[tokens.valid.sum(dim=1)]
+        table = [
+            self._rounded(places, self.ratio) for places in range(tokens.count + 1)
+        ]  # of every length there may be
+        per_group = 1 if groups.valid is None else groups.valid.clamp(min=1)
+        kept = torch.tensor(table, device=rank.device)[tokens.valid.sum(dim=1) // per_group] * per_group
         return split_padded(rank, num_keep, kept, tokens.valid)
 
 

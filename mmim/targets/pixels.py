@@ -32,6 +32,8 @@ class Pixels(Target):
     """Whether eps is added inside the square root."""
     units: Literal["normalised", "raw"] = "normalised"
     """Start from what the encoder sees, or from values in the file's range [0, 1]."""
+    error: Literal["squared", "absolute"] = "squared"
+    """How far a value is off (MAE, VideoMAE: squared; SimMIM: absolute)."""
 
     @property
     def flatters(self) -> bool:
@@ -45,7 +47,8 @@ class Pixels(Target):
         return ((values - mean) / deviation).flatten(2)
 
     def loss(self, pred: Float[Tensor, "b m p"], target: Num[Tensor, "b m p"]) -> Float[Tensor, "b m"]:
-        return (pred.to(target.dtype) - target).square().mean(dim=-1)
+        difference = pred.to(target.dtype) - target
+        return (difference.square() if self.error == "squared" else difference.abs()).mean(dim=-1)
 
     def pieces(
         self, pred: Float[Tensor, "b m p"], tokens: Tokens, ids: Int64[Tensor, "b m"], modality: Modality

@@ -56,6 +56,8 @@ def train(job: Job, accelerator: Accelerator, tracker: Tracker) -> MaskedModel:
     """
     recipe, layout = job.recipe, job.layout
     model = fresh_model(recipe).to(accelerator.device)
+    if recipe.init is not None and not job.start:
+        checkpoint.start_from(model, recipe.init, trunk_only=recipe.init_trunk_only)
     optimiser = recipe.optimiser.build(model, recipe.batch)
     if recipe.compile:
         model.compile(fullgraph=True)

@@ -41,6 +41,10 @@ class Recipe(Method):
     """Folder of files, or a text file with `path` or `path label` lines. Without it: the demo on the sample world."""
     output: Path | None = None
     """Run folder; default runs/NAME-DATA."""
+    init: Path | None = None
+    """Checkpoint or run folder whose weights the run starts from, such as `mmim import` makes; None starts afresh."""
+    init_trunk_only: bool = False
+    """Take the encoder alone from --init."""
     size: str = ""
     """Preset of widths, depths and heads, and of the batch where a paper's differs; options beside it win."""
     config: Path | None = None
@@ -86,6 +90,8 @@ class Recipe(Method):
 
     def check(self) -> None:
         super().check()
+        if self.init_trunk_only and self.init is None:
+            raise OptionError("--init-trunk-only without --init: name the checkpoint to start from.")
         positive = {
             "batch": self.batch,
             "repeats": self.repeats,

@@ -39,7 +39,7 @@ def test_a_whole_number_does_for_a_float():
         ("modalities", [], r"modalities is \[\]; it must be a mapping"),
         ("encoder", "joint", r"encoder is 'joint'; it must be a mapping"),
         ("budget.ratio", None, r"budget.ratio is None; it must be a number"),
-        ("budget.share", 0.5, r"budget has no field share; there are ratio, rounding, whole_frames"),
+        ("budget.share", 0.5, r"budget has no field share; there are ratio, rounding"),
         ("masking.toy.kind", "tubes", r"No masking is called 'tubes'"),
         ("optimiser.betas", [0.9], r"optimiser.betas is \[0.9\]; it must be a list of 2"),
         ("optimiser.betas", 0.9, r"optimiser.betas is 0.9; it must be a list"),

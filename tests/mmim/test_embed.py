@@ -12,14 +12,16 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from mmim.data.sources import Sample
-from mmim.embed import POOLING, Embeddings, embed, read, write_parquet
-from mmim.errors import DataError
+from mmim.embed import POOLING, Embeddings, embed, read, read_as, write_parquet
+from mmim.errors import DataError, OptionError
 from mmim.masking.tube import TubeMasking
 from mmim.modality import Source
 from mmim.model import MaskedModel
+from mmim.parts import register
 from tests.toy import TOY, Toy
 
 
+@register("other_toy")
 @dataclass(frozen=True, kw_only=True)
 class Other(Toy):
     """Shorter samples from files of another kind."""
@@ -164,3 +166,24 @@ def test_a_parquet_file_appears_whole_or_not_at_all(model, samples, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         write_parquet(embedded(model, samples), tmp_path / "clips.parquet", "f00d")
     assert not (tmp_path / "clips.parquet").exists()
+
+
+def test_modalities_can_read_otherwise_than_in_training(samples, model):
+    wider = read_as(TWO.modalities, ["toy.rows=6"])
+    assert wider == {"toy": Toy(rows=6), "other": Other()}
+    assert TWO.modalities["toy"].rows == 8
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("toy.rows", r"can't be read: write NAME.FIELD=VALUE"),
+        ("rows=6", r"can't be read: write NAME.FIELD=VALUE"),
+        ("toy.height=6", r"there is no toy.height; there are toy.rows, toy.columns, other.rows"),
+        ("sound.rows=6", r"there is no sound.rows; there are toy.rows"),
+        ("toy.rows=many", r"toy.rows is 'many'; it must be of type int"),
+    ],
+)
+def test_a_setting_that_can_not_be_is_refused(setting, message):
+    with pytest.raises(OptionError, match=message):
+        read_as(TWO.modalities, [setting])

@@ -10,6 +10,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from mmim.corruption.mask_token import MaskToken
+from mmim.decoders.linear import LinearDecoder
+from mmim.encoders.swin import SwinEncoder
 from mmim.errors import OptionError
 from mmim.model import MaskedModel, Step
 from mmim.options import apply
@@ -230,6 +233,13 @@ def test_targets_are_the_normalised_pixels_of_the_hidden_places(model):
         ("objective.reconstruction.tasks", ("depth",), "asks for the task 'depth'; there are video"),
         ("masking", {}, "'video' has no masking policy"),
         ("encoder.heads", 5, "5 heads do not divide a width of 48"),
+        ("corruption", {"sound": MaskToken()}, "corruption names 'sound'; there are video"),
+        ("decoders.video", LinearDecoder(), r"reads hidden places off the encoder's output, and those of 'video'"),
+        (
+            "encoder",
+            SwinEncoder(),
+            r"needs whole maps, and the hidden tokens of 'video' are dropped: use .* mask_token",
+        ),
     ],
 )
 def test_what_does_not_fit_fails_at_construction(path, value, message):

@@ -263,8 +263,9 @@ def test_hides_as_many_tokens_as_the_paper(frames, size, patch, ratio, hidden):
     recipe = toy(
         frames=frames, size=size, patch=patch, ratio=ratio
     )  # fact sheet 2.2: int(0.9 * 196) = 176 per frame, 8 tubelets
-    n = (frames // 2) * (size // patch) ** 2
-    assert n - recipe.budget.num_keep(n, (frames // 2, size // patch, size // patch)) == hidden
+    tokens = recipe.modalities["video"].tokenize(recipe.modalities["video"].blank()[None])
+    group = recipe.masking["video"].group(tokens)
+    assert tokens.count - recipe.budget.num_keep(tokens.count, tokens.grid, group) == hidden
 
 
 @pytest.mark.parametrize(("size", "millions"), [("base", 94.21)])

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -6,18 +6,21 @@ from torch.testing import assert_close
 
 from mmim.decoders.decoder import Query
 from mmim.decoders.self_attention import SelfAttentionDecoder, SelfAttentionDecoderModule
+from mmim.encoders.joint import JointEncoder
+from mmim.errors import OptionError
 from mmim.records import Latents, Tokens
 from tests.toy import TOY, Toy, tokens
 from tests.videomae import redraw
 
 MODALITIES = {"a": Toy(), "b": Toy()}
 TASKS = {"raw": ("a", 3), "fine": ("a", 5), "other": ("b", 2)}
+ENCODER = JointEncoder(width=8, heads=2)
 LAYOUT = (("a", 24), ("b", 8))
 
 
 @pytest.fixture
 def decoder() -> SelfAttentionDecoderModule:
-    module = SelfAttentionDecoder(width=16, depth=2, heads=2).build(MODALITIES, 8, TASKS)
+    module = SelfAttentionDecoder(width=16, depth=2, heads=2).build(MODALITIES, ENCODER, TASKS)
     redraw(module)
     return module.double().eval()
 
@@ -93,11 +96,45 @@ def test_a_modality_that_the_encoder_did_not_see_can_be_predicted(decoder, laten
 
 def test_a_fresh_mask_token_is_small_and_heads_start_without_bias():
     torch.manual_seed(0)
-    module = TOY.decoders["toy"].build(TOY.modalities, 8, {"toy": ("toy", 4)})
+    module = TOY.decoders["toy"].build(TOY.modalities, TOY.encoder, {"toy": ("toy", 4)})
     assert 0 < module.mask_token.std() < 0.04
     assert not module.heads["toy"].bias.any()
 
 
 def test_the_projection_may_lack_its_bias():
-    module = SelfAttentionDecoder(width=16, depth=1, heads=2, embed_bias=False).build(MODALITIES, 8, TASKS)
+    module = SelfAttentionDecoder(width=16, depth=1, heads=2, embed_bias=False).build(MODALITIES, ENCODER, TASKS)
     assert module.embed.bias is None
+
+
+def test_global_tokens_are_seen(decoder, latents, made, queries):
+    with_globals = replace(latents, globals=torch.ones(2, 1, 8, dtype=torch.float64))
+    found = decoder(with_globals, made, queries)
+    assert found["raw"].shape == (2, 3, 3)
+    assert not torch.allclose(found["raw"], decoder(latents, made, queries)["raw"])
+
+
+def test_a_global_token_has_no_position(decoder, latents, made, queries):
+    decoder.blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    seen: list[torch.Tensor] = []
+    decoder(replace(latents, globals=torch.ones(2, 1, 8, dtype=torch.float64)), made, queries)
+    same(seen[0][:, -1], decoder.embed(torch.ones(2, 8, dtype=torch.float64)))
+
+
+def test_projecting_last_gives_positions_and_mask_token_the_width_of_the_encoder(latents, made, queries):
+    module = SelfAttentionDecoder(width=16, depth=1, heads=2, project="last").build(MODALITIES, ENCODER, TASKS)
+    assert module.mask_token.shape == (1, 1, 8)
+    assert module.double()(latents, made, queries)["raw"].shape == (2, 3, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coarse(JointEncoder):
+    """An encoder whose latents stand for several tokens."""
+
+    @property
+    def stride(self) -> int:
+        return 4
+
+
+def test_latents_that_stand_for_several_tokens_are_refused():
+    with pytest.raises(OptionError, match="one latent per token, and Coarse has a stride of 4: use the linear decoder"):
+        SelfAttentionDecoder(width=16, heads=2).build(MODALITIES, Coarse(width=8, heads=2), TASKS)

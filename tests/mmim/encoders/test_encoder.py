@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from mmim.corruption.mask_token import MaskToken
 from mmim.encoders.encoder import Trunk, Visible
 from mmim.encoders.joint import JointEncoder
-from mmim.records import Split
+from mmim.records import Split, gather_tokens
 from tests.toy import Toy, tokens
 from tests.videomae import redraw
 
@@ -32,6 +33,30 @@ def test_embeds_and_places_only_what_is_visible(trunk):
     found = trunk.branch("a", cut, Split(ids, ids))
     whole = trunk.embedders["a"](cut.values) + trunk.positions["a"](cut)
     assert_close(found.values, torch.stack([whole[b, row] for b, row in enumerate(ids.tolist())]))
+
+
+def test_with_a_mask_token_the_encoder_sees_all_places_and_no_hidden_content():
+    trunk = Trunk({"a": Toy()}, JointEncoder(width=8, depth=1, heads=2), {"a": MaskToken()})
+    redraw(trunk)
+    numbers = torch.randn(2, 8, 4)
+    cut, ids = Toy().tokenize(numbers), torch.tensor([[6, 0, 1, 2, 3, 4, 5, 7], [3, 5, 0, 1, 2, 4, 6, 7]])
+    split = Split(ids[:, :3], ids[:, 3:])
+    found = trunk.branch("a", cut, split)
+    assert torch.equal(found.ids, torch.arange(8).expand(2, 8))
+    kept = trunk.embedders["a"](cut.values) + trunk.positions["a"](cut)
+    masked = trunk.corruption["a"].mask_token + trunk.positions["a"](cut).expand(2, -1, -1)
+    assert_close(gather_tokens(found.values, split.ids_keep), gather_tokens(kept, split.ids_keep))
+    assert_close(gather_tokens(found.values, split.ids_masked), gather_tokens(masked, split.ids_masked))
+
+
+def test_padding_is_not_hidden():
+    trunk = Trunk({"a": Toy()}, JointEncoder(width=8, depth=1, heads=2), {"a": MaskToken()})
+    cut = Toy().tokenize(torch.randn(1, 8, 4))
+    ids = torch.arange(8)[None]
+    found = trunk.branch("a", cut, Split(ids[:, :2], ids, None, torch.tensor([[False] * 2 + [True] * 3 + [False] * 3])))
+    content = (found.values - trunk.positions["a"](cut))[0]
+    same = (content - trunk.corruption["a"].mask_token[0]).abs().amax(dim=1) < 1e-6
+    assert same.tolist() == [False] * 2 + [True] * 3 + [False] * 3
 
 
 def test_modalities_are_packed_in_the_order_of_the_layout(trunk):

@@ -25,6 +25,39 @@ def timm_block() -> nn.Module:
     return drawn(TimmBlock(24, 3, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6)))
 
 
+def test_layer_scale_equals_timms(x):
+    theirs = drawn(TimmBlock(24, 3, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6), init_values=0.1))
+    block = Block(24, 3, layer_scale=0.1).double()
+    state = {
+        name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): p
+        for name, p in theirs.state_dict().items()
+    }
+    block.load_state_dict(state, strict=True)
+    assert_close(block(x), theirs(x), rtol=0, atol=1e-12)
+
+
+def test_layer_scale_starts_where_it_is_told():
+    assert (Block(24, 3, layer_scale=0.1).gamma_1 == 0.1).all()
+    assert Block(24, 3).gamma_1 is None
+
+
+def test_a_sample_skips_a_residual_as_often_as_told_and_only_in_training():
+    torch.manual_seed(0)
+    block, x = Block(24, 3, drop_path=0.5), torch.randn(400, 2, 24)
+    block.mlp.fc2.weight.data.zero_()
+    skipped = (block(x) == x).all(dim=(1, 2)).float().mean()
+    assert 0.4 < skipped < 0.6
+    assert not (block.eval()(x) == x).all(dim=(1, 2)).any()
+
+
+def test_a_float_mask_is_added_to_the_logits(x):
+    block = drawn(Block(24, 3))
+    allowed = torch.rand(2, 1, 7, 7, generator=torch.Generator().manual_seed(1)) < 0.7
+    allowed |= torch.eye(7, dtype=torch.bool)
+    added = torch.zeros(2, 1, 7, 7).double().masked_fill(~allowed, -torch.inf)
+    assert_close(block(x, added), block(x, allowed), rtol=0, atol=1e-12)
+
+
 def test_equals_timm_with_its_weights(x):
     theirs = timm_block()
     block = Block(24, 3).double()

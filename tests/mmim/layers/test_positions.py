@@ -6,7 +6,7 @@ from safetensors import safe_open
 from torch.testing import assert_close
 
 from mmim.errors import OptionError
-from mmim.layers.positions import FlatSinusoid, interleaved_sinusoid
+from mmim.layers.positions import FlatSinusoid, LearnedTable, interleaved_sinusoid, map_positions
 from mmim.records import Tokens
 from tests.toy import tokens
 from tests.videomae import REFERENCE
@@ -41,6 +41,82 @@ def test_another_frame_size_changes_the_codes():
 def test_no_two_places_share_a_code():
     code = FlatSinusoid(8)(tokens(grid=(8, 14, 14)))[0]
     assert len(torch.unique(code, dim=0)) == 8 * 14 * 14
+
+
+def stored(file: str, name: str) -> torch.Tensor:
+    with safe_open(REFERENCE / f"{file}.safetensors", "pt") as tensors:
+        return tensors.get_tensor(f"state/{name}")
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "kind", "grid"),
+    [
+        ("mae_norm_pix", "pos_embed", "sincos", (4, 4)),
+        ("mae_norm_pix", "decoder_pos_embed", "sincos", (4, 4)),
+        ("mae_raw_pixels", "pos_embed", "sincos", (3, 3)),
+        ("audiomae_plain_decoder", "pos_embed", "sincos_transposed", (8, 4)),
+        ("audiomae_plain_decoder", "decoder_pos_embed", "sincos_transposed", (8, 4)),
+        ("audiomae_local_decoder", "pos_embed", "sincos_transposed", (64, 8)),
+        ("ijepa", "encoder.pos_embed", "sincos", (8, 8)),
+    ],
+)
+def test_codes_equal_the_tables_of_published_systems(file, name, kind, grid):
+    table = stored(file, name)
+    places = table[:, -grid[0] * grid[1] :]  # the class token's row is zero and stands first
+    assert not table[:, : -places.shape[1]].any()
+    assert_close(map_positions(kind, table.shape[-1], grid)(tokens(grid=grid)), places, rtol=0, atol=1e-6)
+
+
+def test_row_first_codes_equal_the_table_of_multimae():
+    with safe_open(REFERENCE / "multimae.safetensors", "pt") as file:
+        name = next(name for name in file.keys() if name.endswith("rgb.pos_emb"))  # noqa: SIM118
+        table = file.get_tensor(name)  # [1 d h w]
+    code = map_positions("sincos_row_first", table.shape[1], table.shape[2:])(tokens(grid=tuple(table.shape[2:])))
+    assert_close(code, table.flatten(2).transpose(1, 2), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sincos", "sincos_row_first", "learned"])
+def test_a_finer_grid_gets_the_codes_stretched(kind):
+    position = map_positions(kind, 8, (6, 6))
+    code = position(tokens(grid=(6, 6))).reshape(6, 6, 8)
+    finer = position(tokens(grid=(12, 12))).reshape(12, 12, 8)
+    middle = finer.reshape(6, 2, 6, 2, 8).mean(dim=(1, 3))[2:-2, 2:-2]  # four small places make up a large one
+    assert (middle - code[2:-2, 2:-2]).abs().max() < (0.1 if kind != "learned" else 0.02)
+
+
+@pytest.mark.parametrize("kind", ["sincos", "sincos_transposed"])
+def test_a_longer_time_leaves_the_codes_of_the_beginning(kind):
+    position = map_positions(kind, 8, (6, 4), extends=(True, False))
+    code, longer, shorter = (position(tokens(grid=(time, 4))) for time in (6, 15, 3))
+    assert torch.equal(longer[:, :24], code)
+    assert torch.equal(shorter, code[:, :12])
+    assert len(torch.unique(longer[0], dim=0)) == 60
+
+
+def test_frames_of_another_size_get_the_codes_stretched():
+    position = FlatSinusoid(8, (3, 4, 4))
+    same, finer = position(tokens(grid=(3, 4, 4))), position(tokens(grid=(5, 8, 8)))
+    assert torch.equal(same, FlatSinusoid(8)(tokens(grid=(3, 4, 4))))
+    assert finer.shape == (1, 320, 8)
+    corners = finer.reshape(5, 8, 8, 8)[:3, :2, :2].mean(dim=(1, 2)), same.reshape(3, 4, 4, 8)[:, 0, 0]
+    assert (corners[0] - corners[1]).abs().max() < 0.5
+
+
+def test_a_learned_table_gets_gradients_on_another_grid_too():
+    position = LearnedTable(8, (4, 4))
+    position(tokens(grid=(6, 5))).sum().backward()
+    assert (position.table.grad != 0).all()
+
+
+def test_no_position_is_zero():
+    code = map_positions("none", 8, (4, 4))(tokens(grid=(4, 4)))
+    assert code.shape == (1, 16, 8)
+    assert not code.any()
+
+
+def test_a_width_that_four_does_not_divide_is_refused():
+    with pytest.raises(OptionError, match="4 divides, not 6"):
+        map_positions("sincos", 6, (4, 4))
 
 
 def test_tokens_without_a_grid_are_refused():

@@ -8,24 +8,24 @@ from tests.toy import tokens
 
 
 @pytest.mark.parametrize(
-    ("budget", "n", "grid", "kept"),
+    ("budget", "n", "group", "kept"),
     [
-        (Ratio(0.75, "kept_down"), 196, (14, 14), 49),  # MAE
-        (Ratio(0.9, "hidden_down", whole_frames=True), 1568, (8, 14, 14), 160),  # VideoMAE
-        (Ratio(0.9, "hidden_down", whole_frames=True), 2048, (8, 16, 16), 208),  # VideoMAE V2, encoder
-        (Ratio(0.9, "kept_down"), 1568, (8, 14, 14), 156),  # OmniMAE, video ("about 157")
-        (Ratio(0.6, "hidden_down"), 64, None, 26),  # Point-MAE
-        (Ratio(0.6, "hidden_up"), 36, (6, 6), 36 - 22),  # SimMIM with Swin, 192 pixels
-        (Ratio(0.6, "hidden_up"), 49, (7, 7), 49 - 30),  # SimMIM with ViT, 224 pixels
-        (Ratio(0.4, "nearest"), 196, (14, 14), 196 - 78),  # MaskFeat with ViT
-        (Ratio(0.4, "nearest"), 392, (8, 7, 7), 392 - 157),  # MaskFeat with MViT
-        (Ratio(0.8, "kept_down"), 512, (8, 64), 102),  # Audio-MAE
-        (Ratio(0.75, "kept_down"), 512, (8, 64), 128),  # CAV-MAE, audio
-        (Ratio(0.8, "kept_down"), 196, (14, 14), 39),  # data2vec 2
+        (Ratio(0.75, "kept_down"), 196, 1, 49),  # MAE
+        (Ratio(0.9, "hidden_down"), 1568, 8, 160),  # VideoMAE
+        (Ratio(0.9, "hidden_down"), 2048, 8, 208),  # VideoMAE V2, encoder
+        (Ratio(0.9, "kept_down"), 1568, 1, 156),  # OmniMAE, video ("about 157")
+        (Ratio(0.6, "hidden_down"), 64, 1, 26),  # Point-MAE
+        (Ratio(0.6, "hidden_up"), 48**2, 64, (36 - 22) * 64),  # SimMIM with Swin, 192 pixels: cells of 8 x 8
+        (Ratio(0.6, "hidden_up"), 196, 4, (49 - 30) * 4),  # SimMIM with ViT, 224 pixels: cells of 2 x 2
+        (Ratio(0.4, "nearest"), 196, 1, 196 - 78),  # MaskFeat with ViT
+        (Ratio(0.4, "nearest"), 392, 1, 392 - 157),  # MaskFeat with MViT
+        (Ratio(0.8, "kept_down"), 512, 1, 102),  # Audio-MAE
+        (Ratio(0.75, "kept_down"), 512, 1, 128),  # CAV-MAE, audio
+        (Ratio(0.8, "kept_down"), 196, 1, 39),  # data2vec 2
     ],
 )
-def test_keeps_as_many_tokens_as_the_published_system(budget, n, grid, kept):
-    assert budget.num_keep(n, grid) == kept  # fact sheet 2.2
+def test_keeps_as_many_tokens_as_the_published_system(budget, n, group, kept):
+    assert budget.num_keep(n, group=group) == kept  # fact sheet 2.2
 
 
 def test_mae_keeps_the_floating_error_of_its_formula():
@@ -60,14 +60,6 @@ def test_a_padded_sample_keeps_the_share_of_its_own_length():
     assert split.keep_valid.sum(dim=1).tolist() == [int(24 * (1 - 0.6)), int(11 * (1 - 0.6)), int(5 * (1 - 0.6))]
     lowest = ranks[1, :11].argsort()[:4]
     assert sorted(split.ids_keep[1][split.keep_valid[1]].tolist()) == sorted(lowest.tolist())
-
-
-def test_padded_tokens_are_not_cut_by_whole_frames():
-    valid = torch.ones(1, 24, dtype=torch.bool)
-    with pytest.raises(MaskingError, match="whole frames"):
-        Ratio(0.5, whole_frames=True).cut(
-            {"a": torch.rand(1, 24)}, {"a": tokens(1, valid=valid)}, Draw(torch.arange(1))
-        )
 
 
 def test_the_lowest_ranks_stay_visible():

@@ -3,8 +3,7 @@ import torch
 
 from mmim.draw import Draw
 from mmim.errors import MaskingError
-from mmim.masking.budget import Ratio
-from mmim.masking.random import RandomMasking
+from mmim.masking.budget import Ratio, groups_of
 from mmim.masking.tube import TubeMasking
 from mmim.records import Tokens
 from tests.toy import tokens
@@ -18,7 +17,9 @@ def hidden() -> torch.Tensor:
     made = tokens(50, GRID)
     draw = Draw(torch.arange(50))
     ranks = {"a": TubeMasking().rank(made, draw)}
-    split = Ratio(0.75, rounding="hidden_down", whole_frames=True).cut(ranks, {"a": made}, draw)["a"]
+    split = Ratio(0.75, rounding="hidden_down").cut(ranks, {"a": made}, draw, {"a": groups_of(TubeMasking(), made)})[
+        "a"
+    ]
     return torch.zeros(50, 120, dtype=torch.bool).scatter(1, split.ids_masked, True).reshape(50, 4, 30)
 
 
@@ -38,11 +39,28 @@ def test_every_place_is_hidden_equally_often(hidden):
     assert (hidden[:, 0].float().mean(dim=0) - 22 / 30).abs().max() < 4 * (22 / 30 * 8 / 30 / 50) ** 0.5
 
 
-def test_tubes_ask_for_a_budget_that_cuts_whole_frames():
-    assert TubeMasking.whole_frames
-    assert not RandomMasking.whole_frames
-    assert Ratio(0.5, whole_frames=True).cuts_whole_frames
-    assert not Ratio(0.5).cuts_whole_frames
+def test_no_two_places_tie():
+    ranks = TubeMasking().rank(tokens(200, GRID), Draw(torch.arange(200)))
+    assert all(len(set(row)) == 30 for row in ranks.tolist())
+
+
+def test_a_padded_sample_hides_whole_tubes_of_its_own_length():
+    made = tokens(3, GRID, valid=(torch.arange(4) < torch.tensor([[4], [2], [0]])).repeat_interleave(30, dim=1))
+    groups, draw = groups_of(TubeMasking(), made), Draw(torch.arange(3))
+    assert groups.valid.tolist() == [4, 2, 0]
+    split = Ratio(0.75, rounding="hidden_down").cut(
+        {"a": TubeMasking().rank(made, draw)}, {"a": made}, draw, {"a": groups}
+    )["a"]
+    for row, frames in enumerate([4, 2, 0]):
+        kept = split.ids_keep[row][split.keep_valid[row]].tolist()
+        assert len(kept) == 8 * frames
+        assert {place // 30 for place in kept} == set(range(frames))
+        assert len({place % 30 for place in kept}) == 8 * bool(frames)
+
+
+def test_a_tube_is_as_long_as_the_clip():
+    assert groups_of(TubeMasking(), tokens(2, GRID)).size == 4
+    assert groups_of(TubeMasking(), tokens(2, GRID)).valid is None
 
 
 @pytest.mark.parametrize("grid", [None, (24,)])

@@ -1,0 +1,113 @@
+"""SimMIM's head: a linear map of the encoder's output."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from mmim.decoders.decoder import Decoder, DecoderModule, Query
+from mmim.encoders.encoder import Encoder
+from mmim.errors import OptionError
+from mmim.layers.block import init_linear
+from mmim.modality import Modality
+from mmim.records import Latents, Tokens, gather_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearDecoder(Decoder):
+    """Read each prediction off the latent of its place. Xie et al. 2022 (SimMIM), section 3.3; BEiT's `lm_head`.
+
+    Where the encoder has a stride, a latent predicts the stride ** axes tokens that it stands for, in raster order, the
+    values of each together. (SimMIM: one 1 x 1 convolution and a pixel shuffle, whose channels are (colour, row,
+    column) of the whole square; only the order of the rows of the weight differs.)
+
+    Differs  Xavier-uniform weights and zero biases, as our other heads (SimMIM: torch's default; BEiT: normal, 0.02)
+    """
+
+    needs_all: ClassVar[bool] = True
+
+    def build(
+        self, modalities: Mapping[str, Modality], encoder: Encoder, tasks: Mapping[str, tuple[str, int]]
+    ) -> "LinearDecoderModule":
+        return LinearDecoderModule(modalities, encoder, tasks)
+
+
+class LinearDecoderModule(DecoderModule):
+    """The module of a `LinearDecoder`."""
+
+    def __init__(
+        self, modalities: Mapping[str, Modality], encoder: Encoder, tasks: Mapping[str, tuple[str, int]]
+    ) -> None:
+        super().__init__()
+        self.stride = encoder.stride
+        self.modality_of = {task: modality for task, (modality, _) in tasks.items()}
+        share = {name: self._tokens_per_latent(name, modalities[name]) for name in set(self.modality_of.values())}
+        self.heads = nn.ModuleDict(
+            {task: nn.Linear(encoder.latent_width, share[name] * size) for task, (name, size) in tasks.items()}
+        )
+        for head in self.heads.values():
+            init_linear(head)
+
+    def _tokens_per_latent(self, name: str, modality: Modality) -> int:
+        if self.stride == 1:
+            return 1
+        grid = modality.grid()
+        if grid is None:
+            raise OptionError(
+                f"The encoder's latents stand for {self.stride} tokens along each axis, and the tokens of {name!r} are "
+                "on no grid: use an encoder without a stride."
+            )
+        return int(self.stride ** len(grid))
+
+    def forward(
+        self, latents: Latents, tokens: Mapping[str, Tokens], queries: Mapping[str, Query]
+    ) -> dict[str, Float[Tensor, "b m p"]]:
+        read = self._finely if self.stride > 1 else self._directly
+        return {task: read(self.heads[task], latents, name, queries[name]) for task, name in self.modality_of.items()}
+
+    def _directly(self, head: nn.Module, latents: Latents, name: str, query: Query) -> Float[Tensor, "b m p"]:
+        """One latent per token: only what is asked passes the head."""
+        out: Tensor = head(gather_tokens(latents.values, _rows(latents, name).gather(1, query.ids)))
+        return out
+
+    def _finely(self, head: nn.Module, latents: Latents, name: str, query: Query) -> Float[Tensor, "b m p"]:
+        """A latent for several tokens: all latents pass the head, their predictions are laid out token by token."""
+        grid = query.tokens.grid
+        if grid is None:
+            raise OptionError(f"The tokens of {name!r} are on no grid, and the encoder's latents are.")
+        out = head(gather_tokens(latents.values, _rows(latents, name)))
+        axes = range(len(grid))
+        coarse, fine = " ".join(f"g{i}" for i in axes), " ".join(f"s{i}" for i in axes)
+        places = " ".join(f"g{i} s{i}" for i in axes)
+        sizes = {f"g{i}": extent // self.stride for i, extent in enumerate(grid)} | {f"s{i}": self.stride for i in axes}
+        return gather_tokens(rearrange(out, f"b ({coarse}) ({fine} p) -> b ({places}) p", **sizes), query.ids)
+
+
+def places_of(latents: Latents, name: str) -> Int64[Tensor, "b k"]:
+    """The place of each latent among those of a modality; one past the last for a latent that is none of its.
+
+    Invalid latents and those of other modalities are none of its.
+    """
+    start, end = latents.slots(name)
+    its = (latents.at >= start) & (latents.at < end)
+    if latents.valid is not None:
+        its = its & latents.valid
+    return torch.where(its, latents.at - start, end - start)
+
+
+def _rows(latents: Latents, name: str) -> Int64[Tensor, "b n"]:
+    """For every place of a modality, which of the latents stands there."""
+    start, end = latents.slots(name)
+    b, k = latents.at.shape
+    if k < end - start:
+        raise OptionError(
+            f"A linear decoder reads all {end - start} places of {name!r}, and the encoder gives {k} latents: use the "
+            "corruption mask_token, or the self_attention decoder."
+        )
+    numbers = torch.arange(k, device=latents.at.device).expand(b, -1)
+    rows = numbers.new_zeros(b, end - start + 1).scatter(1, places_of(latents, name), numbers)
+    return rows[:, :-1]
