@@ -1,17 +1,19 @@
-"""Crops of clips on uint8, in a loader's worker: one crop for all frames of a clip.
+"""Crops of pictures and clips on uint8, in a loader's worker: one crop for all frames of a clip.
 
 Each crop is a window and then one resize: `resized_crop(clip, multi_scale_window(height, width, draw), size)`.
 """
 
 import math
 from itertools import product
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from mmim.draw import Draw
+
+Interpolation = Literal["bilinear", "bicubic"]
 
 TRIES = 10
 SHARES = (1.0, 0.875, 0.75, 0.66)  # of the short side
@@ -27,19 +29,36 @@ class Window(NamedTuple):
     width: int
 
 
-def resized_crop(clip: UInt8[Tensor, "t H W 3"], window: Window, size: int) -> UInt8[Tensor, "t {size} {size} 3"]:
-    """The window of every frame at `size` x `size`: bilinear, with antialiasing where it shrinks, rounded to uint8."""
+def resized_crop(
+    clip: UInt8[Tensor, "t H W 3"],
+    window: Window,
+    size: int | tuple[int, int],
+    interpolation: Interpolation = "bilinear",
+) -> UInt8[Tensor, "t _h _w 3"]:
+    """The window of every frame at another size, with antialiasing where it shrinks, rounded to uint8.
+
+    Args:
+        clip: the frames; a picture is a clip of one.
+        window: the part to keep.
+        size: (height, width), or the side of a square.
+        interpolation: the filter, within rounding that of Pillow and torchvision.
+    """
     top, left, height, width = window
+    wanted = (size, size) if isinstance(size, int) else size
     part = clip[:, top : top + height, left : left + width].permute(0, 3, 1, 2)  # a view, channels last: the fast path
-    if (height, width) != (size, size):
-        part = interpolate(part, (size, size), mode="bilinear", antialias=True)
+    if (height, width) != wanted:
+        part = interpolate(part, wanted, mode=interpolation, antialias=True)
     return part.permute(0, 2, 3, 1)
 
 
-def centre_window(height: int, width: int) -> Window:
-    """The largest square in the middle: what is left of a resize of the short side and a centre crop."""
-    side = min(height, width)
-    return Window((height - side) // 2, (width - side) // 2, side, side)
+def centre_window(height: int, width: int, size: tuple[int, int] = (1, 1)) -> Window:
+    """The largest window in the middle with the aspect of `size` (height, width): the centre square by default.
+
+    What is left of a resize that just covers `size`, and a centre crop.
+    """
+    h = min(height, max(1, round(width * size[0] / size[1])))
+    w = min(width, max(1, round(height * size[1] / size[0])))
+    return Window((height - h) // 2, (width - w) // 2, h, w)
 
 
 def random_resized_window(

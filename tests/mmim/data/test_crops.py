@@ -1,11 +1,14 @@
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms import v2
 
 from mmim.data.crops import Window, centre_window, multi_scale_window, random_resized_window, resized_crop
 from mmim.draw import Draw
+from tests.images import picture
 
 SIZES = [(240, 320), (320, 240), (77, 101), (48, 48), (1, 1), (5, 200)]
 
@@ -66,6 +69,32 @@ def test_the_centre_is_the_largest_square_in_the_middle():
     assert centre_window(101, 77) == (12, 0, 77, 77)
 
 
+@pytest.mark.parametrize(
+    ("picture", "size", "expected"),
+    [
+        ((240, 320), (224, 224), (0, 40, 240, 240)),
+        ((240, 320), (48, 96), (40, 0, 160, 320)),  # all of the width
+        ((240, 320), (96, 48), (0, 100, 240, 120)),  # all of the height
+        ((32, 48), (64, 96), (0, 0, 32, 48)),  # all of it
+        ((1, 400), (8, 2), (0, 199, 1, 1)),
+        ((400, 1), (2, 8), (199, 0, 1, 1)),
+    ],
+)
+def test_the_centre_of_another_aspect_is_the_largest_window_that_has_it(picture, size, expected):
+    assert centre_window(*picture, size) == expected
+
+
+@pytest.mark.parametrize("size", [(7, 5), (224, 224), (16, 96), (3, 1)])
+@pytest.mark.parametrize("picture", [*SIZES, (233, 377), (1000, 3)])
+def test_a_centre_window_lies_inside_touches_two_edges_and_has_the_aspect(picture, size):
+    top, left, height, width = centre_window(*picture, size)
+    assert 0 <= top <= top + height <= picture[0]
+    assert 0 <= left <= left + width <= picture[1]
+    assert min(height, width) >= 1
+    assert height == picture[0] or width == picture[1]
+    assert abs(height - width * size[0] / size[1]) <= max(1.0, size[0] / size[1])
+
+
 def test_all_frames_are_cropped_alike():
     frame = torch.randint(0, 256, (60, 80, 3), dtype=torch.uint8)
     clip = resized_crop(frame.repeat(5, 1, 1, 1), multi_scale_window(60, 80, draws(1)[0]), 32)
@@ -85,3 +114,28 @@ def test_a_resize_is_that_of_torchvision_on_the_window(size):
 def test_a_window_of_the_wanted_size_is_not_changed():
     clip = torch.randint(0, 256, (3, 60, 80, 3), dtype=torch.uint8)
     assert torch.equal(resized_crop(clip, Window(4, 9, 32, 32), 32), clip[:, 4:36, 9:41])
+
+
+def test_a_window_of_the_wanted_size_that_is_no_square_is_not_changed():
+    clip = torch.randint(0, 256, (3, 60, 80, 3), dtype=torch.uint8)
+    assert torch.equal(resized_crop(clip, Window(4, 9, 32, 48), (32, 48), "bicubic"), clip[:, 4:36, 9:57])
+
+
+FILTERS = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}
+TOLERANCE = {"bilinear": 1, "bicubic": 2}  # grey levels; both round weights and between the axes
+SURFACES = {
+    "smooth": picture(200, 300),
+    "noise": np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8),
+    "edges": np.kron(np.random.default_rng(1).integers(0, 2, (20, 30, 1)) * 255, np.ones((10, 10, 3))).astype(np.uint8),
+}  # edges overshoot the range where the filter is bicubic
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+@pytest.mark.parametrize("interpolation", FILTERS)
+@pytest.mark.parametrize("size", [(224, 224), (64, 64), (48, 96), (31, 17)])
+@pytest.mark.parametrize("window", [Window(3, 20, 150, 200), Window(0, 0, 200, 300), Window(100, 50, 40, 30)])
+def test_a_crop_is_within_rounding_that_of_torchvision_on_a_pillow_image(window, size, interpolation, surface):
+    pixels = SURFACES[surface]
+    wanted = v2.functional.resized_crop(Image.fromarray(pixels), *window, list(size), FILTERS[interpolation])
+    (crop,) = resized_crop(torch.from_numpy(pixels)[None], window, size, interpolation)
+    assert (crop.int() - torch.from_numpy(np.array(wanted)).int()).abs().max() <= TOLERANCE[interpolation]
