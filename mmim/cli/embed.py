@@ -30,7 +30,7 @@ def embed(
         out: Parquet file to write.
         batch: samples per forward pass.
         workers: processes that read files.
-        settings: NAME.FIELD=VALUE, read otherwise than in training: video.frames=32, image.size=448,448, audio.frames=2048.
+        settings: NAME.FIELD=VALUE, read otherwise than in training: video.frames=32, image.size=448,448.
     """
     check_numbers(batch, workers)
     check_output("out", out)

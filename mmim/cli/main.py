@@ -9,11 +9,21 @@ import tyro
 
 from mmim import command
 from mmim.cli.embed import embed
+from mmim.cli.export import export
+from mmim.cli.import_ import import_
+from mmim.cli.list_ import list_
 from mmim.cli.probe import probe
 from mmim.cli.sample_data import sample_data
 from mmim.one_line import one_line
 
-COMMANDS: dict[str, Callable[..., None]] = {"embed": embed, "probe": probe, "sample-data": sample_data}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "embed": embed,
+    "export": export,
+    "import": import_,
+    "list": list_,
+    "probe": probe,
+    "sample-data": sample_data,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

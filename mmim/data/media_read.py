@@ -59,7 +59,7 @@ class VideoFile(ABC):
             ReadError: the file breaks off, or is damaged where these frames are.
         """
         distinct, at = np.unique(np.asarray(numbers, dtype=np.int64), return_inverse=True)
-        with _translated(self.errors):
+        with translated(self.errors):
             frames = self.decode(distinct.tolist())
         return frames if np.array_equal(at, np.arange(len(distinct))) else frames[at]
 
@@ -72,7 +72,7 @@ def open_video(path: Path, backend: Backend = "pyav") -> Iterator[VideoFile]:
         ReadError: it holds no video that can be read. The message is a short reason without the path.
         OptionError: the backend isn't installed.
     """
-    with _translated((OSError,)):
+    with translated((OSError,)):
         if path.stat().st_size == 0:
             raise ReadError("empty file")
     video = _BACKENDS[backend](path)
@@ -88,7 +88,7 @@ class _PyAV(VideoFile):
     errors = (av.FFmpegError,)
 
     def __init__(self, path: Path) -> None:
-        with _translated(self.errors):
+        with translated(self.errors):
             self._container: Any = av.open(str(path), metadata_errors="replace")  # we read none; many are no UTF-8
         try:
             self._list_frames()
@@ -103,7 +103,7 @@ class _PyAV(VideoFile):
         if self._stream.codec_context is None:
             raise ReadError("FFmpeg has no decoder for its video stream")
         self._stream.codec_context.thread_count = 1
-        with _translated(self.errors):
+        with translated(self.errors):
             packets = [
                 (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
                 for packet in self._container.demux(self._stream)
@@ -193,7 +193,7 @@ class _Decord(VideoFile):
         self.errors = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, AssertionError, StopIteration)
         look = _PyAV(path)
         look.close()
-        with _translated(self.errors):
+        with translated(self.errors):
             self._reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
         self.num_frames, self.fps = len(self._reader), look.fps
         if self.num_frames != look.num_frames:
@@ -225,7 +225,7 @@ class _TorchCodec(VideoFile):
 
     def __init__(self, path: Path) -> None:
         decoders = _library("torchcodec.decoders")
-        with _translated(self.errors):
+        with translated(self.errors):
             self._decoder = decoders.VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1)
         self.num_frames = len(self._decoder)
         self.fps = float(self._decoder.metadata.average_fps or 0)
@@ -269,7 +269,7 @@ def _library(name: str) -> Any:
 
 
 @contextmanager
-def _translated(errors: tuple[type[Exception], ...]) -> Iterator[None]:
+def translated(errors: tuple[type[Exception], ...]) -> Iterator[None]:
     """The one place where other people's exceptions become ours."""
     try:
         yield

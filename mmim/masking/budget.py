@@ -114,9 +114,8 @@ class Ratio(Budget):
         num_keep = self.num_keep(tokens.count, tokens.grid, groups.size)
         if tokens.valid is None:
             return split_at(rank, num_keep)
-        table = [
-            self._rounded(places, self.ratio) for places in range(tokens.count + 1)
-        ]  # of every length there may be
+        lengths = range(tokens.count + 1)  # of every length there may be; one that hides all keeps a group
+        table = [max(self._rounded(places, self.ratio), min(places, 1)) for places in lengths]
         per_group = 1 if groups.valid is None else groups.valid.clamp(min=1)
         kept = torch.tensor(table, device=rank.device)[tokens.valid.sum(dim=1) // per_group] * per_group
         return split_padded(rank, num_keep, kept, tokens.valid)

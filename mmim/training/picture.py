@@ -15,8 +15,10 @@ from mmim.model import MaskedModel, Step
 from mmim.records import Split, Tokens
 
 FLATTERS = "Drawn with the hidden tokens' true mean and deviation, which are not predicted."
-HIDDEN = 0.5
-"""Grey, in raw units, where the encoder saw nothing."""
+EXTREME = 1e4
+"""Beyond what any data hold, in raw units: where a picture differs between it and its opposite, nothing was seen."""
+WIDE = 2.5
+"""Pictures whose width is more than so many heights stand below each other."""
 
 
 @torch.no_grad()
@@ -38,7 +40,7 @@ def reconstructions(
         if predicted is None or not present:
             continue
         rows = _rows(modality, tokens, split, predicted)
-        pictures = [(title, rows[title][i]) for i in present for title in rows]
+        pictures = [{title: rows[title][i] for title in rows} for i in present]
         files.append(_draw(pictures, folder / f"reconstruction-{name}.png", FLATTERS if task.target.flatters else ""))
     return files
 
@@ -55,20 +57,28 @@ def _rows(
 
     return {
         "original": modality.render(modality.untokenize(original, tokens.grid)),
-        "seen by the encoder": placed(torch.full_like(predicted, HIDDEN)),
+        "seen by the encoder": [
+            np.where((low != high).any(axis=-1, keepdims=True), np.uint8(128), low)
+            for low, high in zip(*(placed(torch.full_like(predicted, x)) for x in (-EXTREME, EXTREME)), strict=True)
+        ],
         "predicted where hidden": placed(predicted),
     }
 
 
-def _draw(rows: list[tuple[str, UInt8[np.ndarray, "H W 3"]]], file: Path, note: str) -> Path:
+def _draw(samples: list[dict[str, UInt8[np.ndarray, "H W 3"]]], file: Path, note: str) -> Path:
+    """The views of each sample: side by side, or below each other where they are wide."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    height, width = rows[0][1].shape[:2]
-    figure = Figure(figsize=(10, (10 * height / width + 0.22) * len(rows) + 0.4))
+    height, width = next(iter(samples[0].values())).shape[:2]
+    columns = 1 if width > WIDE * height else len(samples[0])
+    views = [view for sample in samples for view in sample.items()]
+    each = 10 / columns if columns == 1 else min(10 / columns, 2.6)  # inches
+    rows = len(views) // columns
+    figure = Figure(figsize=(each * columns, (each * height / width + 0.22) * rows + 0.4))
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
-    for axis, (title, picture) in zip(axes, rows, strict=True):
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis, (title, picture) in zip(axes, views, strict=True):
         axis.imshow(picture, interpolation="nearest")
         axis.set_title(title, fontsize=8, loc="left", pad=2)
         axis.set_axis_off()

@@ -107,7 +107,7 @@ def test_nothing_is_drawn_when_nobody_is_present(model, videos, tmp_path):
     assert not (tmp_path / "report").exists()
 
 
-def drawn(model: MaskedModel, videos: Path, folder: Path, monkeypatch) -> tuple[list[tuple[str, np.ndarray]], str]:
+def drawn(model: MaskedModel, videos: Path, folder: Path, monkeypatch) -> tuple[list[dict[str, np.ndarray]], str]:
     """What is handed to the drawing of the one picture: titled rows, and the note."""
     kept: list = []
 
@@ -125,11 +125,11 @@ def test_only_those_who_are_present_are_drawn(model, videos, tmp_path, monkeypat
     (videos / "1.mp4").write_text("no video")
     rows, _ = drawn(model, videos, tmp_path, monkeypatch)
     titles = ["original", "seen by the encoder", "predicted where hidden"]
-    assert [title for title, _ in rows] == titles * 2
+    assert [list(row) for row in rows] == [titles] * 2
     modality = model.method.modalities["video"]
     samples = find_samples(videos, model.method.modalities)
     expected = [strip(modality.read(sample.sources["video"], None)) for sample in (samples[0], samples[2])]
-    for shown, clip in zip([shown for title, shown in rows if title == "original"], expected, strict=True):
+    for shown, clip in zip([row["original"] for row in rows], expected, strict=True):
         assert_array_equal(shown, clip)
 
 
@@ -147,3 +147,15 @@ def test_a_picture_is_a_file(model, videos, tmp_path):
     (file,) = picture.reconstructions(model, samples, tmp_path / "report")
     pixels = np.asarray(Image.open(file).convert("RGB"))
     assert pixels.std() > 20
+
+
+@pytest.mark.parametrize(("height", "width", "rows"), [(8, 8, 2), (8, 64, 6)], ids=["square", "wide"])
+def test_wide_pictures_stand_below_each_other_and_others_side_by_side(height, width, rows, tmp_path):
+    from PIL import Image
+
+    views = {title: np.zeros((height, width, 3), np.uint8) for title in ("a", "b", "c")}
+    picture._draw([views, views], tmp_path / "sheet.png", "")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        wide, tall = sheet.size
+    across = 6 // rows
+    assert tall / wide == pytest.approx(height * rows / (width * across), rel=0.4)

@@ -1,0 +1,1 @@
+"""Key maps between published weights and ours, one file per origin."""
