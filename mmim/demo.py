@@ -47,11 +47,16 @@ def judge(
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """Where the interval of (trained - untrained) lies above zero, in a sentence."""
+    """Where the intervals of (trained - untrained) and of the trained encoder lie above zero and chance, in a sentence.
+
+    Without the second, every twentieth factor that can't be seen at all would count as learnt now and then.
+    """
+    known = {(row.label, row.method) for row in rows if row.difference is None and row.accuracy.low > row.chance.value}
     won = [
         f"{row.label} by {row.method}"
         for row in rows
         if row.features == "untrained" and row.difference is not None and row.difference.low > 0
+        if (row.label, row.method) in known
     ]
     return f"Training beat the untrained encoder beyond its interval on: {', '.join(won) or 'nothing'}."
 

@@ -64,10 +64,10 @@ DEMO = {
     "modalities.audio.mel": 64,
     "optimiser.base_lr": 2e-3,
     "optimiser.per": 0,
-    "steps": 300,
+    "steps": 220,
     "batch": 64,
     "precision": "fp32",
-    "checkpoint_every": 150,
+    "checkpoint_every": 110,
 }
 
 if __name__ == "__main__":

@@ -104,6 +104,37 @@ def test_more_steps_go_on_where_the_run_ended(videos, tmp_path):
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4]
 
 
+def test_a_run_starts_from_the_weights_of_another(finished, videos, tmp_path, capsys):
+    start(videos, tmp_path / "run", "--steps", "1", "--init", str(finished), "--seed", "3", "--optimiser.base-lr", "0")
+    assert f"Starting from {finished / 'checkpoints/step-4'}." in capsys.readouterr().out.replace("\n", "")
+    before, after = (checkpoint.load(folder).state_dict() for folder in (finished, tmp_path / "run"))
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_a_resumed_run_does_not_start_from_other_weights_again(finished, videos, tmp_path):
+    both, once = tmp_path / "both", tmp_path / "once"
+    options = ("--init", str(finished), "--schedule.warmup", "0", "--schedule.min-lr", "1")  # a constant rate
+    start(videos, both, "--steps", "2", *options)
+    start(videos, both, "--steps", "4", *options)
+    start(videos, once, "--steps", "4", *options)
+    assert [line["loss"] for line in metrics(both)][2:] == [line["loss"] for line in metrics(once)][2:]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--init", "nowhere"], "There is no checkpoint at nowhere"),
+        (["--init", "{finished}", "--encoder.depth", "2"], "another encoder: encoder.depth is 3 there and 2 here"),
+        (["--init", "{finished}", "--decoders.video.width", "32"], "does not fit this recipe: decoders.video"),
+        (["--init-trunk-only"], "--init-trunk-only without --init: name the checkpoint"),
+    ],
+)
+def test_weights_that_do_not_fit_are_no_start(options, message, finished, videos, tmp_path, capsys):
+    filled = [option.format(finished=finished) for option in options]
+    assert message in refused(capsys, videos, tmp_path / "run", "--steps", "1", *filled)
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_recipe_in_the_same_folder_is_refused_with_the_differences(finished, videos, capsys):
     before = (finished / "recipe.yaml").read_text()
     line = refused(capsys, videos, finished, "--steps", "4", "--encoder.depth", "2", "--seed", "5")

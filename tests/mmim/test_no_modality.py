@@ -1,0 +1,85 @@
+"""mmim knows no modality: without any installed it imports and says what it can do; under other names it does the same."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from mmim import run
+from mmim.options import apply
+from recipes.mae import MAE, SIZES
+from tests.videomae import fresh_accelerate
+
+ROOT = Path(__file__).parents[2]
+BARE = """
+import importlib.metadata, sys
+every = importlib.metadata.entry_points
+
+def bare(**selected):
+    return [] if selected.get("group") == "mmim.modalities" else every(**selected)
+
+importlib.metadata.entry_points = bare
+sys.modules["modalities"] = None  # importing it fails
+import mmim, mmim.testing
+from mmim.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["embed", "--help"], ["list"]])
+def test_without_a_modality_mmim_imports_and_its_commands_speak(arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", BARE, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Traceback" not in done.stdout
+
+
+def test_without_a_modality_a_checkpoint_is_refused_in_one_line(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"format": 1, "method": {"modalities": {"image": {"kind": "image"}}}})
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", BARE, "embed", "--checkpoint", str(tmp_path), "--data", ".", "--out", "x.parquet"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "No modality is called 'image'; there are none" in done.stderr
+
+
+def renamed(recipe, old, new):
+    """The recipe with its modality, task and decoder called otherwise."""
+    task = replace(recipe.tasks[old], modality=new, decoder=new)
+    parts = {part: {new: getattr(recipe, part)[old]} for part in ("modalities", "masking", "decoders")}
+    return replace(recipe, **parts, tasks={new: task})
+
+
+def test_a_run_under_other_names_gives_the_same_losses(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    for i in range(6):
+        Picture.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / f"data/{i}.png")
+    small = apply(MAE, SIZES["tiny"] | {"modalities.image.size": (32, 32), "modalities.image.patch": 8})
+    losses = []
+    for name in ("image", "camera"):
+        recipe = replace(small if name == "image" else renamed(small, "image", name), size="")
+        options = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / name), "--steps", "3", "--batch", "4"]
+        with fresh_accelerate():
+            plain = ["--precision", "fp32", "--workers", "0", "--threads", "1", "--log-every", "1"]
+            run.main(recipe, sizes={}, demo={}, argv=[*options, *plain])
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+    assert len(losses[0]) == 3
+    assert losses[0] == losses[1]
