@@ -18,7 +18,7 @@ from mmim.data.image_read import read_picture
 from mmim.data.world import picture
 from mmim.draw import Draw
 from mmim.errors import OptionError, expect
-from mmim.layers.patches import PatchEmbed, check_divides, from_patches, grid_coords, to_patches
+from mmim.layers.patches import PatchEmbed, check_divides, from_patches, grid_coords, per_channel, to_patches
 from mmim.layers.positions import MapPositions, map_positions
 from mmim.masking.random import RandomMasking
 from mmim.modality import MaskingPolicy, Modality, Source, Target
@@ -114,7 +114,7 @@ class Image(Modality):
         check_divides("Image", size, patch)
         grid = tuple(extent // step for extent, step in zip(size, patch, strict=True))
         share = raw.to(torch.get_default_dtype()) / 255
-        values = to_patches((share - _colours(self.mean, share)) / _colours(self.std, share), patch)
+        values = to_patches((share - per_channel(self.mean, share, 2)) / per_channel(self.std, share, 2), patch)
         return Tokens(values, grid_coords(grid, raw.device), grid=grid)
 
     def untokenize(self, values: Float[Tensor, "b n *piece"], grid: tuple[int, ...] | None) -> Float[Tensor, "b 3 H W"]:
@@ -123,7 +123,7 @@ class Image(Modality):
         return from_patches(values, grid)
 
     def raw(self, values: Float[Tensor, "b n *piece"]) -> Float[Tensor, "b n *piece"]:
-        return values * _colours(self.std, values) + _colours(self.mean, values)
+        return values * per_channel(self.std, values, 2) + per_channel(self.mean, values, 2)
 
     def embedder(self, width: int) -> nn.Module:
         return PatchEmbed(self.piece, width, xavier=True, norm_eps=NORM_EPS if self.embed_norm else None)
@@ -143,8 +143,3 @@ class Image(Modality):
     def depict(self, scene: Any, path: Path) -> None:
         """The scene as a photograph, in PNG."""
         PIL.Image.fromarray(picture.still(scene, scene.nuisance("image"))).save(path, format="PNG")
-
-
-def _colours(numbers: tuple[float, float, float], like: Tensor) -> Float[Tensor, "3 1 1"]:
-    """Red, green and blue as a tensor that broadcasts over rows and columns."""
-    return like.new_tensor(numbers)[:, None, None]

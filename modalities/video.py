@@ -19,7 +19,7 @@ from mmim.data.world import picture
 from mmim.data.world.sound import sound
 from mmim.draw import Draw
 from mmim.errors import OptionError
-from mmim.layers.patches import PatchEmbed, check_divides, from_patches, grid_coords, to_patches
+from mmim.layers.patches import PatchEmbed, check_divides, from_patches, grid_coords, per_channel, to_patches
 from mmim.layers.positions import FlatSinusoid
 from mmim.masking.tube import TubeMasking
 from mmim.modality import MaskingPolicy, Modality, Source, Target
@@ -139,7 +139,7 @@ class Video(Modality):
         check_divides("Video", size, patch)
         grid = tuple(extent // step for extent, step in zip(size, patch, strict=True))
         share = raw.to(torch.get_default_dtype()) / 255
-        mean, std = (_per_channel(numbers, share, axis=1) for numbers in (self.mean, self.std))
+        mean, std = (per_channel(numbers, share, 3) for numbers in (self.mean, self.std))
         return Tokens(to_patches((share - mean) / std, patch), grid_coords(grid, raw.device), grid=grid)
 
     def untokenize(
@@ -150,7 +150,7 @@ class Video(Modality):
         return from_patches(values, grid)
 
     def raw(self, values: Float[Tensor, "b n *piece"]) -> Float[Tensor, "b n *piece"]:
-        return values * _per_channel(self.std, values, axis=2) + _per_channel(self.mean, values, axis=2)
+        return values * per_channel(self.std, values, 3) + per_channel(self.mean, values, 3)
 
     def embedder(self, width: int) -> nn.Module:
         return PatchEmbed(self.piece, width)
@@ -177,8 +177,3 @@ class Video(Modality):
         frames = picture.frames(scene, scene.nuisance("video"))
         track = sound(scene, scene.nuisance("video sound"), rate=RATE, seconds=picture.SECONDS)
         write_video(path, frames, fps=round(len(frames) / picture.SECONDS), sound=track, rate=RATE)
-
-
-def _per_channel(numbers: Sequence[float], like: Tensor, axis: int) -> Tensor:
-    """Numbers as a tensor that broadcasts along the channel axis of another."""
-    return like.new_tensor(numbers).reshape(-1, *[1] * (like.ndim - 1 - axis))

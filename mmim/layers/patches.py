@@ -1,6 +1,6 @@
 """Cutting arrays on a grid into patches and back, in any number of dimensions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
@@ -35,6 +35,11 @@ def from_patches(values: Float[Tensor, "b n c *patch"], grid: tuple[int, ...]) -
     cut = " ".join(f"(g{i} p{i})" for i in axes)
     places, inner = " ".join(f"g{i}" for i in axes), " ".join(f"p{i}" for i in axes)
     return rearrange(values, f"b ({places}) c {inner} -> b c {cut}", **{f"g{i}": g for i, g in enumerate(grid)})
+
+
+def per_channel(numbers: Sequence[float], like: Tensor, axes: int) -> Float[Tensor, "c *ones"]:
+    """A number per channel as a tensor that broadcasts over so many axes behind the channel's."""
+    return like.new_tensor(numbers).reshape(-1, *[1] * axes)
 
 
 def grid_coords(grid: tuple[int, ...], device: torch.device | None = None) -> Float[Tensor, "1 n axes"]:

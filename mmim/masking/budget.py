@@ -136,7 +136,8 @@ def split_padded(
     validity of the split says which slots are used.
     """
     ids = torch.argsort(torch.where(valid, rank, torch.inf), dim=1, stable=True)  # padding last
-    place = torch.arange(ids.shape[1], device=ids.device)
-    visible = place < kept[:, None]
-    hidden = ~visible & (place < valid.sum(dim=1, keepdim=True))
-    return Split(ids[:, :num_keep], ids, visible[:, :num_keep], hidden)
+    n = ids.shape[1]
+    visible = torch.arange(num_keep, device=ids.device) < kept[:, None]
+    place = kept[:, None] + torch.arange(n - num_keep, device=ids.device)  # a shorter sample hides no more than a full
+    hidden = place < valid.sum(dim=1, keepdim=True)
+    return Split(ids[:, :num_keep], ids.gather(1, place.clamp(max=n - 1)), visible, hidden)

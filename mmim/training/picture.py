@@ -52,8 +52,11 @@ def _rows(
 
     def placed(pieces: Tensor) -> list[UInt8[np.ndarray, "H W 3"]]:
         index = split.ids_masked.reshape(*split.ids_masked.shape, *[1] * (pieces.ndim - 2)).expand_as(pieces)
-        data = modality.untokenize(original.scatter(1, index, pieces.to(original.dtype)), tokens.grid)
-        return modality.render(data)
+        pieces = pieces.to(original.dtype)
+        if split.masked_valid is not None:  # the other places are asked for in vain
+            asked = split.masked_valid.reshape(index.shape[:2] + (1,) * (pieces.ndim - 2))
+            pieces = torch.where(asked, pieces, original.gather(1, index))
+        return modality.render(modality.untokenize(original.scatter(1, index, pieces), tokens.grid))
 
     return {
         "original": modality.render(modality.untokenize(original, tokens.grid)),
