@@ -153,24 +153,51 @@ def start_from(model: MaskedModel, path: Path, *, trunk_only: bool = False) -> N
 def check_start(model: MaskedModel, path: Path, *, trunk_only: bool = False) -> list[str]:
     """See that a model can start from a checkpoint; returns the names of the tensors that would stay fresh.
 
-    The encoder's function must be the one that the weights are for. Every tensor of the checkpoint must find its place
-    (with `trunk_only`: of its trunk), and the whole trunk must get one. A model without memory (on "meta") will do.
+    The function must be the one that the weights are for, and only the view and what acts in training alone may differ.
+    Every tensor of the checkpoint must find its place (with `trunk_only`: of its trunk), and the whole trunk must get
+    one. A model without memory (on "meta") will do.
 
     Raises:
         CheckpointError: there is none; tensors without a place, with another shape, or missing in the trunk.
-        OptionError: the encoders differ in a field that acts not in training alone.
+        OptionError: a part that both have differs in another field.
     """
+    if path.is_file():
+        raise CheckpointError(f"--init {path} is a file: import it first with `mmim import`, or name a run folder.")
     there = from_plain(Method, read_config(find(path))["method"])
-    before, now = to_plain(there.encoder), to_plain(model.method.encoder)
-    changed = [
-        f"encoder.{name} is {before.get(name)} there and {now.get(name)} here"
-        for name in {**before, **now}
-        if before.get(name) != now.get(name) and name not in ("drop_path", "init")
-    ]
+    changed = _changed(there, model.method, trunk_only)
     if changed:
-        raise OptionError(f"--init {path} has another encoder: {'; '.join(changed)}. Set these options to its values.")
+        rest = (
+            ""
+            if trunk_only or not changed[-1].startswith("decoders.")
+            else ", or take its encoder alone with --init-trunk-only"
+        )
+        raise OptionError(
+            f"--init {path} is another model: {'; '.join(changed)}. Set these options to its values{rest}."
+        )
     tensors = _fitting(model, path, trunk_only)
     return [name for name in model.state_dict() if name not in tensors]
+
+
+def _changed(there: Method, here: Method, trunk_only: bool) -> list[str]:
+    """What differs in the parts that two methods both have, as `encoder.heads is 12 there and 6 here`."""
+    pairs: list[tuple[str, Any, Any, tuple[str, ...]]] = [
+        (f"modalities.{name}", part, here.modalities[name], (*part.view, *part.training_view))
+        for name, part in there.modalities.items()
+        if name in here.modalities
+    ]
+    pairs.append(("encoder", there.encoder, here.encoder, ("drop_path", "init")))
+    if not trunk_only:
+        both = [name for name in there.decoders if name in here.decoders]
+        pairs += [(f"decoders.{name}", there.decoders[name], here.decoders[name], ()) for name in both]
+    changed = []
+    for path, first, second, free in pairs:
+        before, now = to_plain(first), to_plain(second)
+        changed += [
+            f"{path}.{field} is {before.get(field)} there and {now.get(field)} here"
+            for field in {**before, **now}
+            if before.get(field) != now.get(field) and field not in free
+        ]
+    return changed
 
 
 def _fitting(model: MaskedModel, path: Path, trunk_only: bool) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """How a command ends: a user's mistake is one line on stderr and exit code 2."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -16,7 +17,13 @@ def is_main_process() -> bool:
 
 
 def console() -> Console:
-    """Where a command speaks: the main process only, in the terminal's width, or 100 columns where there is none."""
+    """Where a command speaks: the main process only, in the terminal's width, or 100 columns where there is none.
+
+    File names need be no text: bytes that the terminal can't show are escaped, so that none of them ends a run.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     return Console(quiet=not is_main_process(), width=None if sys.stdout.isatty() else 100)
 
 

@@ -101,4 +101,4 @@ def replace_at(tree: T, path: str, value: Any) -> T:
 
 def _known(path: str, head: str, there: list[str]) -> None:
     if head not in there:
-        raise OptionError(f"There is no field {head!r} to set {path!r}; there are {', '.join(there)}.")
+        raise OptionError(f"There is no field {head!r} to set {path!r}; there are {', '.join(there) or 'none'}.")

@@ -53,9 +53,9 @@ def read_as(modalities: Mapping[str, Modality], settings: Sequence[str]) -> dict
         name, dot, field = path.partition(".")
         if not (equals and dot and field):
             raise OptionError(f"--set {setting} can't be read: write NAME.FIELD=VALUE, such as video.frames=32.")
-        if field not in plain.get(name, {}):
-            known = ", ".join(f"{n}.{f}" for n, fields in plain.items() for f in fields if f != "kind")
-            raise OptionError(f"--set {setting}: there is no {path}; there are {known}.")
+        if name not in modalities or field not in modalities[name].view:
+            known = ", ".join(f"{n}.{f}" for n, modality in modalities.items() for f in modality.view)
+            raise OptionError(f"--set {setting}: {path} is nothing that reading could change; there are {known}.")
         plain[name][field] = yaml.safe_load(f"[{value}]" if isinstance(plain[name][field], list) else value)
     return {name: from_plain(Modality, fields, name) for name, fields in plain.items()}
 

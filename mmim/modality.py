@@ -89,6 +89,14 @@ class Modality(Part):
     suffixes: ClassVar[tuple[str, ...]] = ()
     """The file suffixes it reads, lower case with the dot; the first is the one `depict` writes."""
 
+    view: ClassVar[tuple[str, ...]] = ()
+    """Fields that say what is read for evaluation, and nothing of how it is cut and normalised: a size, a length.
+
+    A model of another view is the same function (`mmim embed --set`); all other fields belong to its weights.
+    """
+    training_view: ClassVar[tuple[str, ...]] = ()
+    """Fields that act on what is read in training alone: crops, mirroring, gain."""
+
     masking: ClassVar[MaskingPolicy]
     """The policy for a recipe that is handed this modality without one."""
     target: ClassVar[Target]

@@ -42,11 +42,11 @@ def parse(recipe: Recipe, argv: Sequence[str], sizes: Mapping[str, Overrides], d
     recipe = apply(recipe, {path: value for path, value in demo.items() if path != "size"})
     if plain:
         recipe = from_plain(type(recipe), merge(to_plain(recipe), _one_length(plain)))
+    before = dict(parts_of(recipe))
     recipe, args = exchange(recipe, args)
     if asked is not None:
-        recipe = apply(
-            recipe, {path: value for path, value in preset.items() if "." in path or isinstance(value, Part)}
-        )
+        exchanged = [path for path, part in parts_of(recipe) if path in before and type(part) is not type(before[path])]
+        recipe = _resized(recipe, preset, size, exchanged)
     recipe = _cli(apply(recipe, length), args, _description(recipe, sizes) + about)
     recipe.check()
     return recipe
@@ -148,6 +148,26 @@ def _size(sizes: Mapping[str, Overrides], size: Any) -> dict[str, Any]:
     if str(size) not in sizes:
         raise OptionError(f"--size {size or repr(size)} is not one of {', '.join(sizes)}.")
     return dict(sizes[size])
+
+
+def _resized(recipe: Recipe, preset: Overrides, size: str, exchanged: list[str]) -> Recipe:
+    """The recipe with what a size says of the parts, the batch aside.
+
+    Raises:
+        OptionError: another option exchanges one of these parts for one that has no such field.
+    """
+    for path, value in preset.items():
+        chosen = next((part for part in exchanged if f"{path}.".startswith(f"{part}.")), None)
+        clash = OptionError(f"--size {size} sets {path}, and --{chosen} chooses another part: leave one of them out.")
+        if isinstance(value, Part) and chosen:
+            raise clash
+        try:
+            recipe = replace_at(recipe, path, value) if "." in path or isinstance(value, Part) else recipe
+        except OptionError:
+            if chosen is None:
+                raise
+            raise clash from None
+    return recipe
 
 
 def _data(args: list[str], plain: Mapping[str, Any]) -> Any:

@@ -122,6 +122,17 @@ class Latents:
             start += n
         raise KeyError(name)
 
+    def places_of(self, name: str) -> Int64[Tensor, "b k"]:
+        """The place of each latent among those of a modality; one past the last for a latent that is none of its.
+
+        Invalid latents and those of other modalities are none of its.
+        """
+        start, end = self.slots(name)
+        its = (self.at >= start) & (self.at < end)
+        if self.valid is not None:
+            its = its & self.valid
+        return torch.where(its, self.at - start, end - start)
+
 
 @dataclass(frozen=True, eq=False)
 class LossTerm:

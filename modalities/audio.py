@@ -49,6 +49,8 @@ class Audio(Modality):
         ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac",
         ".mp4", ".mkv", ".avi", ".webm", ".mov", ".m4v",
     )  # fmt: skip
+    view: ClassVar[tuple[str, ...]] = ("frames",)
+    training_view: ClassVar[tuple[str, ...]] = ("augment",)
     masking: ClassVar[MaskingPolicy] = RandomMasking()
     target: ClassVar[Target] = Pixels(normalise="token")
 
@@ -127,11 +129,13 @@ class Audio(Modality):
         heard, there = self._log_mel(raw["samples"], raw["length"], self.mel)
         check_divides("Audio", tuple(heard.shape[1:]), self.piece[1:])
         grid = heard.shape[1] // self.patch, heard.shape[2] // self.patch
-        normalised = (heard * there[..., None] - self.mean) / (self.deviations * self.std)
         valid = None
-        if self.padding == "valid":
-            valid = there[:, :: self.patch].repeat_interleave(grid[1], dim=1)  # a token's first frame decides
-        values = to_patches(normalised[:, None], self.piece[1:])
+        if self.padding == "zeros":
+            heard = heard * there[..., None]
+        else:  # behind the end lies digital silence; a token is valid if half of its frames are sound, the first always
+            half = there[:, self.patch // 2 :: self.patch]
+            valid = torch.cat([there[:, :1], half[:, 1:]], dim=1).repeat_interleave(grid[1], dim=1)
+        values = to_patches(((heard - self.mean) / (self.deviations * self.std))[:, None], self.piece[1:])
         return Tokens(values, grid_coords(grid, values.device), valid, grid)
 
     def _log_mel(

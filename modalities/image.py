@@ -44,6 +44,8 @@ class Image(Modality):
     suffixes: ClassVar[tuple[str, ...]] = (
         ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm",
     )  # fmt: skip
+    view: ClassVar[tuple[str, ...]] = ("size", "interpolation")
+    training_view: ClassVar[tuple[str, ...]] = ("crop", "scale", "ratio", "flip")
     masking: ClassVar[MaskingPolicy] = RandomMasking()
     target: ClassVar[Target] = Pixels(normalise="token")
 

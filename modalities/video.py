@@ -47,6 +47,8 @@ class Video(Modality):
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".mp4", ".mkv", ".avi", ".webm", ".mov", ".m4v")
+    view: ClassVar[tuple[str, ...]] = ("frames", "stride", "size", "backend")
+    training_view: ClassVar[tuple[str, ...]] = ("crop", "scale", "ratio", "flip")
     masking: ClassVar[MaskingPolicy] = TubeMasking()
     target: ClassVar[Target] = Pixels(normalise="channel", eps_inside=False, units="raw")
 

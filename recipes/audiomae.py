@@ -11,6 +11,7 @@ Differs  bf16 in place of fp16; a clip shorter than the spectrogram ends where i
 """
 
 from mmim import run
+from mmim.corruption.drop import Drop
 from mmim.decoders.local_attention import LocalAttentionDecoder
 from mmim.encoders.joint import JointEncoder
 from mmim.masking.budget import Ratio
@@ -28,6 +29,7 @@ AUDIOMAE = Recipe(
     modalities={"audio": Audio(frames=1024, mel=128, patch=16, positions="sincos_transposed", augment=True)},
     masking={"audio": RandomMasking()},  # section 3, "unstructured"
     budget=Ratio(0.8, rounding="kept_down"),  # section 4; int(512 * (1 - 0.8)) = 102 stay
+    corruption={"audio": Drop()},
     encoder=JointEncoder(width=768, depth=12, heads=12, global_tokens=1),
     decoders={"audio": LocalAttentionDecoder(width=512, depth=16, heads=16)},  # official code
     tasks={"audio": Task(modality="audio", decoder="audio", target=Pixels(normalise="token"))},

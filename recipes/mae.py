@@ -10,6 +10,7 @@ Differs  bf16 in place of fp16, so that no loss scaling is needed; the warm-up e
 """
 
 from mmim import run
+from mmim.corruption.drop import Drop
 from mmim.decoders.self_attention import SelfAttentionDecoder
 from mmim.encoders.joint import JointEncoder
 from mmim.masking.budget import Ratio
@@ -27,6 +28,7 @@ MAE = Recipe(
     modalities={"image": Image(size=(224, 224), patch=16, crop="random_resized", scale=(0.2, 1.0))},  # appendix A.1
     masking={"image": RandomMasking()},  # table 1f
     budget=Ratio(0.75, rounding="kept_down"),  # figure 5; int(196 * (1 - 0.75)) = 49 stay
+    corruption={"image": Drop()},
     encoder=JointEncoder(width=768, depth=12, heads=12, global_tokens=1),
     decoders={"image": SelfAttentionDecoder(width=512, depth=8, heads=16)},  # tables 1a, 1b
     tasks={"image": Task(modality="image", decoder="image", target=Pixels(normalise="token"))},  # table 1d

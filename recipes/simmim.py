@@ -6,7 +6,7 @@ Demo     accelerate launch recipes/simmim.py
 Cost     not measured yet (paper: Swin-B on one machine of 16 GPUs; hours not given)
 Result   not reproduced yet (paper: ImageNet-1K, ViT-B, 800 epochs, 83.8 % top-1 after fine-tuning)
 Differs  bf16 in place of fp16; a cosine over the whole run in place of the official code's fall by ten at epoch 700 of
-         800; crops come from our own counter-based draws
+         800, and a warm-up from zero; the head starts Xavier-uniform; crops come from our own counter-based draws
 """
 
 from dataclasses import replace
@@ -88,8 +88,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "swin-large": _SWIN | {"encoder": replace(SWIN, width=192, heads=(6, 12, 24, 48), window=12)},
 }
 
-# What changes when no --data is given: small enough for two CPU cores. Cells of one patch, since 48 pixels hold only nine
-# of two; plain Xavier weights without layer scale, since the published start is made for long runs and hardly moves here.
+# What changes when no --data is given: small enough for two CPU cores. Cells of one patch, since 48 pixels hold only
+# nine of two; Xavier weights without layer scale, since the published start, made for long runs, hardly moves here.
 DEMO = {
     "size": "vit-tiny",
     "modalities.image.size": (48, 48),

@@ -10,6 +10,7 @@ Differs  bf16 in place of fp16, so that no loss scaling is needed; clip starts a
 """
 
 from mmim import run
+from mmim.corruption.drop import Drop
 from mmim.decoders.self_attention import SelfAttentionDecoder
 from mmim.encoders.joint import JointEncoder
 from mmim.masking.budget import Ratio
@@ -29,6 +30,7 @@ VIDEOMAE = Recipe(
     },  # section 4, appendix
     masking={"video": TubeMasking()},  # section 3.3
     budget=Ratio(0.9, rounding="hidden_down"),  # figure 3; int(0.9 * 196) = 176 places of a frame
+    corruption={"video": Drop()},
     encoder=JointEncoder(width=768, depth=12, heads=12, bias="qv"),
     decoders={"video": SelfAttentionDecoder(width=384, depth=4, heads=6, bias="qv", embed_bias=False)},  # table 2a
     tasks={

@@ -3,7 +3,8 @@
     python scripts/results.py sign_digits --data ../shared/data --seed 0 --page docs/results.md
 
 Training sees the training rows alone; the split is the one of the set's own reference numbers, so that its floors hold.
-Options that this script does not know are handed to the recipe. Nothing is downloaded: `--data` holds the archives (`images/sign_digits.tar` ...), which are unpacked beside the run.
+Options that this script does not know are handed to the recipe. Nothing is downloaded: `--data` holds the archives
+(`images/sign_digits.tar` ...), which are unpacked beside the run.
 """
 
 import argparse
@@ -56,14 +57,35 @@ EXPERIMENTS = {
         "audiomae",
         lambda i, row: row["fold"] == "4",
         "fold 4",
-        (*SOUNDS, "--modalities.audio.frames", "256", "--modalities.audio.mel", "64", "--steps", "300"),
+        (
+            *SOUNDS,
+            "--modalities.audio.frames",
+            "256",
+            "--modalities.audio.mel",
+            "64",
+            "--repeats",
+            "8",
+            "--steps",
+            "250",
+        ),
     ),
     "spoken_digits": Experiment(
         "audio/spoken_digits.tar",
         "audiomae",
         lambda i, row: row["speaker"] == "lucas",
         "the speaker lucas",
-        (*SOUNDS, "--modalities.audio.frames", "64", "--modalities.audio.mel", "64", "--steps", "600"),
+        (
+            *(
+                *SOUNDS,
+                "--modalities.audio.frames",
+                "64",
+                "--modalities.audio.mel",
+                "64",
+                "--modalities.audio.patch",
+                "8",
+            ),
+            *("--modalities.audio.no-augment", "--steps", "400"),
+        ),
     ),
 }
 

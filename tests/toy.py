@@ -33,9 +33,11 @@ class Toy(Modality):
     """`rows` tokens of `columns` numbers from a .npy file, on a grid (rows / 2, 2); a draw shifts all of them."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".npy",)
+    view: ClassVar[tuple[str, ...]] = ("rows",)
 
     rows: int = 8
     columns: int = 4
+    scale: float = 1.0
 
     @property
     def piece(self) -> tuple[int, ...]:
@@ -59,7 +61,7 @@ class Toy(Modality):
         return values
 
     def raw(self, values: Tensor) -> Tensor:
-        return values * 2 + 1
+        return values * 2 * self.scale + 1
 
     def embedder(self, width: int) -> nn.Module:
         return nn.Linear(self.columns, width)

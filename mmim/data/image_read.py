@@ -29,7 +29,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is tried, so that no file can call another of Pillow's readers (EPS starts a program)."""
 
 PIXELS = 100_000_000
-"""The largest picture that is decoded: 300 MB as RGB, in each of a loader's workers."""
+"""The largest picture that is decoded: 300 MB as RGB and as much for Pillow, in each of a loader's workers."""
+ROWS = 256
+"""How many are turned into RGB at a time."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,8 +59,8 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "H W 3"]:
             _check_size(*picture.size)
             picture.load()
             turn = _turn(picture)
-            upright = _rgb(picture) if turn is None else _rgb(picture).transpose(turn)
-        return np.array(upright)
+            stored = _high_byte(picture) if picture.mode.startswith("I") else picture
+            return _rgb(stored if turn is None else stored.transpose(turn))
 
 
 def _check_size(width: int, height: int) -> None:
@@ -67,15 +69,19 @@ def _check_size(width: int, height: int) -> None:
         raise ReadError(f"{width} x {height} pixels; at most {PIXELS:,} are decoded")
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):
-        picture = _high_byte(picture)
+def _rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    """Some rows at a time, since every step of the way would need the memory of the picture once more."""
     if picture.mode == "F":
         raise ReadError("floating-point pixels, which have no known range")
-    if picture.has_transparency_data:
-        over = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-    return picture.convert("RGB")
+    width, height = picture.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, ROWS):
+        rows = picture.crop((0, top, width, min(top + ROWS, height)))
+        if rows.has_transparency_data:
+            over = rows.convert("RGBA")
+            rows = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+        pixels[top : top + ROWS] = np.asarray(rows.convert("RGB"))
+    return pixels
 
 
 def _high_byte(picture: Image.Image) -> Image.Image:

@@ -32,6 +32,9 @@ from jaxtyping import UInt8
 
 from mmim.errors import OptionError, ReadError
 
+PIXELS = 36_000_000
+"""The largest frame that is decoded (8K: 35 million): 108 MB as RGB, times the frames of a clip."""
+
 Backend = Literal["pyav", "decord", "torchcodec"]
 Frames = UInt8[np.ndarray, "n H W 3"]
 
@@ -103,6 +106,9 @@ class _PyAV(VideoFile):
         if self._stream.codec_context is None:
             raise ReadError("FFmpeg has no decoder for its video stream")
         self._stream.codec_context.thread_count = 1
+        width, height = self._stream.codec_context.width, self._stream.codec_context.height
+        if width * height > PIXELS:
+            raise ReadError(f"frames of {width} x {height} pixels; at most {PIXELS:,} are decoded")
         with translated(self.errors):
             packets = [
                 (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
@@ -128,11 +134,11 @@ class _PyAV(VideoFile):
     def decode(self, numbers: Sequence[int]) -> Frames:
         convert = av.video.reformatter.VideoReformatter().reformat
         width, height = self._stream.codec_context.width, self._stream.codec_context.height
-        frames, turns = [], 0
-        for frame in self._frames_at([self._times[i] for i in numbers]):
-            frames.append(convert(frame, width, height, format="rgb24").to_ndarray())
+        frames, turns = np.empty((len(numbers), height, width, 3), np.uint8), 0
+        for place, frame in enumerate(self._frames_at([self._times[i] for i in numbers])):
+            frames[place] = convert(frame, width, height, format="rgb24").to_ndarray()
             turns = round(frame.rotation / 90)
-        return np.ascontiguousarray(np.rot90(np.stack(frames), turns, axes=(1, 2)))
+        return np.ascontiguousarray(np.rot90(frames, turns, axes=(1, 2)))
 
     def _frames_at(self, times: Sequence[int]) -> Iterator[Any]:
         """The frames shown at these times, which ascend; seeks over what nobody wants."""

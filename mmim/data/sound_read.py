@@ -9,7 +9,7 @@ dropped, and nothing behind it is touched. A file of hours, or a small one that 
   block of AAC needs the one before. The others (MP3, Ogg, Matroska, AVI ...) are decoded from their start: their time
   stamps are rounded to milliseconds, estimated, or wrong after a seek near the end (Vorbis).
 - A file that holds less than its own header promises is refused, where the format has such a promise (WAV, FLAC, MP4).
-  Of others that break off what is there is read.
+  Of others that break off what is there is read. A FLAC file with a hole is refused where a window meets it.
 - Resampling is torchaudio's, with a kernel of bounded size: a window equals the same part of the whole file resampled.
 
 One thread, since the loader's workers are the parallelism.
@@ -246,6 +246,8 @@ class _Track:
                         raise ReadError(f"its sample rate changes from {self.rate} to {frame.sample_rate} Hz")
                     wave = _averaged(frame)
                     place = self._samples(frame.pts or 0) if place is None else place
+                    if self.format == "flac" and (frame.pts is None or self._samples(frame.pts) != place):
+                        raise ReadError("damaged: a part of it is missing")  # FFmpeg goes on behind it
                     yield place, wave
                     place += len(wave)
 

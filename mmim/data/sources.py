@@ -2,13 +2,17 @@
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from mmim.draw import stable_hash
 from mmim.errors import DataError
 from mmim.modality import Modality, Source
+
+LONGEST = 2**16
+"""Characters of a line in a list, at most: a path has up to 4096 bytes, and a label stands behind it."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +90,31 @@ def _walk(folder: Path) -> list[tuple[str, Path]]:
 def _listed(file: Path, suffixes: Collection[str]) -> list[tuple[str, Path]]:
     try:
         with file.open(encoding="utf-8-sig", newline="\n") as lines:  # str.splitlines would also break at U+2028
-            paths = [listed_path(line, suffixes) for line in lines]
-    except UnicodeDecodeError as error:
+            paths = [listed_path(line, suffixes) for line in _lines(lines)]
+    except ValueError as error:
         if file.suffix.lower() in suffixes:
             raise _one_file(file) from error
+        reason = error.reason if isinstance(error, UnicodeDecodeError) else error
         raise DataError(
-            f"{file} is not a text file ({error.reason}). --data takes a folder, or a list with a path per line."
+            f"{file} is not a text file ({reason}). --data takes a folder, or a list with a path per line."
         ) from error
     except OSError as error:
         raise DataError(f"{file} can't be read: {error.strerror}.") from error
     return [(path, file.parent / path) for path in paths if path]
+
+
+def _lines(lines: TextIO) -> Iterator[str]:
+    """The lines of a list, of which none is read further than a path can be long.
+
+    Raises:
+        ValueError: that is no list of paths.
+    """
+    for number, line in enumerate(iter(lambda: lines.readline(LONGEST + 1), ""), start=1):
+        if len(line) > LONGEST:
+            raise ValueError(f"line {number} has more than {LONGEST:,} characters")
+        if "\0" in line:
+            raise ValueError(f"line {number} holds a zero byte")
+        yield line
 
 
 def _one_file(file: Path) -> DataError:

@@ -87,18 +87,6 @@ class LinearDecoderModule(DecoderModule):
         return gather_tokens(rearrange(out, f"b ({coarse}) ({fine} p) -> b ({places}) p", **sizes), query.ids)
 
 
-def places_of(latents: Latents, name: str) -> Int64[Tensor, "b k"]:
-    """The place of each latent among those of a modality; one past the last for a latent that is none of its.
-
-    Invalid latents and those of other modalities are none of its.
-    """
-    start, end = latents.slots(name)
-    its = (latents.at >= start) & (latents.at < end)
-    if latents.valid is not None:
-        its = its & latents.valid
-    return torch.where(its, latents.at - start, end - start)
-
-
 def _rows(latents: Latents, name: str) -> Int64[Tensor, "b n"]:
     """For every place of a modality, which of the latents stands there."""
     start, end = latents.slots(name)
@@ -109,5 +97,5 @@ def _rows(latents: Latents, name: str) -> Int64[Tensor, "b n"]:
             "corruption mask_token, or the self_attention decoder."
         )
     numbers = torch.arange(k, device=latents.at.device).expand(b, -1)
-    rows = numbers.new_zeros(b, end - start + 1).scatter(1, places_of(latents, name), numbers)
+    rows = numbers.new_zeros(b, end - start + 1).scatter(1, latents.places_of(name), numbers)
     return rows[:, :-1]

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmim.decoders.decoder import Decoder, DecoderModule, Query
-from mmim.decoders.linear import places_of
 from mmim.encoders.encoder import Encoder
 from mmim.errors import OptionError, expect
 from mmim.layers.block import Mlp, init_linear
@@ -123,7 +122,7 @@ class LocalAttentionDecoderModule(DecoderModule):
     def _with_mask_tokens(self, latents: Latents, n: int) -> Float[Tensor, "b n d"]:
         """All places of the map: the latents where there are any, the mask token everywhere else."""
         seen = self.embed(latents.values)
-        at = places_of(latents, self.name)[..., None].expand(seen.shape)
+        at = latents.places_of(self.name)[..., None].expand(seen.shape)
         everywhere = self.mask_token.to(seen.dtype).expand(len(seen), n + 1, -1)  # the last for latents without a place
         return everywhere.scatter(1, at, seen)[:, :n]
 
@@ -224,7 +223,7 @@ def _known(latents: Latents, name: str, query: Query, n: int) -> Bool[Tensor, "b
         return None
     known = torch.zeros(len(query.ids), n + 1, dtype=torch.bool, device=query.ids.device)
     asked = query.ids if query.valid is None else torch.where(query.valid, query.ids, n)
-    return known.scatter(1, places_of(latents, name), True).scatter(1, asked, True)[:, :n]  # type: ignore[call-overload]
+    return known.scatter(1, latents.places_of(name), True).scatter(1, asked, True)[:, :n]  # type: ignore[call-overload]
 
 
 def _map(name: str, grid: tuple[int, ...] | None) -> Pair:

@@ -85,7 +85,8 @@ class SwinEncoderModule(EncoderModule):
     def __init__(self, config: SwinEncoder, grid: tuple[int, int]) -> None:
         super().__init__()
         self.stride = config.stride
-        rates = torch.linspace(0, config.drop_path, sum(config.depths)).tolist()
+        blocks = sum(config.depths)
+        rates = [config.drop_path * number / max(blocks - 1, 1) for number in range(blocks)]
         before = [sum(config.depths[:stage]) for stage in range(len(config.depths) + 1)]
         self.layers = nn.Sequential(
             *(

@@ -132,14 +132,20 @@ class SinCos(GridCode):
 
 
 class LearnedTable(GridCode):
-    """A parameter per place, normal with deviation 0.02 (Dosovitskiy et al. 2021); another grid stretches it."""
+    """A parameter per place, normal with deviation 0.02 (Dosovitskiy et al. 2021).
 
-    def __init__(self, width: int, native: tuple[int, int]) -> None:
-        super().__init__(width, native)
+    Another grid stretches it; along an axis that goes on a shorter one has its beginning, and a longer one can't be.
+    """
+
+    def __init__(self, width: int, native: tuple[int, int], extends: tuple[bool, bool] = (False, False)) -> None:
+        super().__init__(width, native, extends)
         self.table = nn.Parameter(0.02 * torch.randn(1, prod(native), width))
 
     def codes(self, coords: Float[Tensor, "_b1 n axes"], grid: tuple[int, ...]) -> Float[Tensor, "_b1 n d"]:
-        return self.table
+        native = self.native or grid
+        if any(extent > trained for extent, trained in zip(grid, native, strict=True)):
+            raise OptionError(f"A learned table of {native} places can't go on to {grid}: read less at a time.")
+        return self.table.reshape(*native, -1)[: grid[0], : grid[1]].reshape(1, prod(grid), -1)
 
 
 class NoPosition(nn.Module):
@@ -164,5 +170,5 @@ def map_positions(
     if kind == "none":
         return NoPosition(width)
     if kind == "learned":
-        return LearnedTable(width, native)
+        return LearnedTable(width, native, extends)
     return SinCos(width, native, extends, kind)

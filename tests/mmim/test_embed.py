@@ -179,8 +179,9 @@ def test_modalities_can_read_otherwise_than_in_training(samples, model):
     [
         ("toy.rows", r"can't be read: write NAME.FIELD=VALUE"),
         ("rows=6", r"can't be read: write NAME.FIELD=VALUE"),
-        ("toy.height=6", r"there is no toy.height; there are toy.rows, toy.columns, other.rows"),
-        ("sound.rows=6", r"there is no sound.rows; there are toy.rows"),
+        ("toy.height=6", r"toy.height is nothing that reading could change; there are toy.rows, other.rows"),
+        ("sound.rows=6", r"sound.rows is nothing that reading could change; there are toy.rows"),
+        ("toy.columns=2", r"toy.columns is nothing that reading could change; there are toy.rows, other.rows"),
         ("toy.rows=many", r"toy.rows is 'many'; it must be of type int"),
     ],
 )

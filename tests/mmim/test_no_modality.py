@@ -1,4 +1,4 @@
-"""mmim knows no modality: without any installed it imports and says what it can do; under other names it does the same."""
+"""mmim knows no modality: with none installed it imports and speaks, and under other names it does the same."""
 
 import json
 import os

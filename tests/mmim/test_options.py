@@ -238,7 +238,7 @@ def test_help_exits_with_0_and_lists_fields_sizes_and_parts(capsys):
         ask("--help")
     assert stop.value.code in (0, None)
     said = capsys.readouterr().out
-    for expected in ("--encoder.depth", "Shared blocks", "small,large", "--masking.toy {random,", "--checkpoint-every"):
+    for expected in ("--encoder.depth", "Shared blocks", "small,large", "--masking.toy {", "--checkpoint-every"):
         assert expected in said
 
 
@@ -259,3 +259,13 @@ def test_help_shows_the_recipes_own_values_and_names_the_demos(capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "(default: 2048)" in said
     assert "Without --data the demo runs" in said
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--size", "tiny", "--encoder", "swin"], ["--encoder", "swin", "--size", "tiny"]]
+)
+def test_a_size_and_another_part_can_not_both_be(arguments):
+    from recipes.mae import DEMO, MAE, SIZES
+
+    with pytest.raises(OptionError, match=r"--size tiny sets encoder.depth, and --encoder chooses another part"):
+        parse(MAE, ["--data", ".", *arguments], SIZES, DEMO)

@@ -124,8 +124,11 @@ def test_a_resumed_run_does_not_start_from_other_weights_again(finished, videos,
     ("options", "message"),
     [
         (["--init", "nowhere"], "There is no checkpoint at nowhere"),
-        (["--init", "{finished}", "--encoder.depth", "2"], "another encoder: encoder.depth is 3 there and 2 here"),
-        (["--init", "{finished}", "--decoders.video.width", "32"], "does not fit this recipe: decoders.video"),
+        (["--init", "{finished}", "--encoder.depth", "2"], "another model: encoder.depth is 3 there and 2 here"),
+        (
+            ["--init", "{finished}", "--decoders.video.width", "32"],
+            "another model: decoders.video.width is 64 there and 32 here",
+        ),
         (["--init-trunk-only"], "--init-trunk-only without --init: name the checkpoint"),
     ],
 )

@@ -108,6 +108,15 @@ def test_a_learned_table_gets_gradients_on_another_grid_too():
     assert (position.table.grad != 0).all()
 
 
+def test_a_learned_table_ends_where_time_was_learnt_to_end():
+    position = map_positions("learned", 8, (6, 4), extends=(True, False))
+    whole, shorter = position(tokens(grid=(6, 4))), position(tokens(grid=(2, 4)))
+    assert torch.equal(shorter, whole[:, :8])
+    assert position(tokens(grid=(6, 8))).shape == (1, 48, 8)
+    with pytest.raises(OptionError, match=r"learned table of \(6, 4\) places can't go on to \(9, 4\)"):
+        position(tokens(grid=(9, 4)))
+
+
 def test_no_position_is_zero():
     code = map_positions("none", 8, (4, 4))(tokens(grid=(4, 4)))
     assert code.shape == (1, 16, 8)

@@ -1,0 +1,102 @@
+"""Checks of `read`, `read_many`, `blank` and `collate`."""
+
+import pickle
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmim.draw import Draw
+from mmim.modality import Modality, Source
+from mmim.records import Raw
+from mmim.testing.example import example, leaves, loaded, raw_of
+from mmim.testing.failure import require
+
+KEYS = 8
+"""How many draws of a file are looked at."""
+
+
+def reading_depends_on_the_draw_alone(modality: Modality, files: Sequence[Path]) -> None:
+    """The same draw gives the same view to the bit, also among others, and whatever other generators are at."""
+    for file in files:
+        source, draws = Source(file), [_draw(key) for key in range(KEYS)]
+        first = [_read(modality, source, draw, state=1) for draw in draws]
+        again = [_read(modality, source, draw, state=2) for draw in draws]
+        together = modality.read_many(source, draws)
+        for before, after in zip(first, again, strict=True):
+            require(equal(before, after), "the same view of the same draw", f"another of {file.name}", modality, "read")
+        for before, after in zip(first, together, strict=True):
+            require(equal(before, after), "the views of `read`", f"others of {file.name}", modality, "read_many")
+
+
+def the_evaluation_view_is_always_the_same(modality: Modality, files: Sequence[Path]) -> None:
+    """Without a draw nothing is random."""
+    for file in files:
+        first, again = (_read(modality, Source(file), None, state) for state in (1, 2))
+        require(equal(first, again), "the same view without a draw", f"another of {file.name}", modality, "read")
+
+
+def another_draw_gives_another_view(modality: Modality, files: Sequence[Path]) -> None:
+    """Some file has several views. A modality that crops and moves nothing has this check waived."""
+    for file in files:
+        views = modality.read_many(Source(file), [_draw(key) for key in range(KEYS)])
+        if not all(equal(views[0], view) for view in views[1:]):
+            return
+    require(False, "views that differ with the draw", f"one view for {KEYS} draws of every file", modality, "read")
+
+
+def an_absent_sample_stands_among_others(modality: Modality, files: Sequence[Path]) -> None:
+    """`blank` has the types of what is read, and collates with it."""
+    blank, view = modality.blank(), modality.read(Source(files[0]), None)
+    require(
+        _types(blank) == _types(view), f"tensors of {_types(view)}, as `read` gives", _types(blank), modality, "blank"
+    )
+    lengths = {len(leaf) for leaf in leaves(modality.collate([blank, view])).values()}
+    require(lengths == {2}, "a batch of 2", f"first axes of {lengths}", modality, "collate")
+
+
+def a_file_that_is_not_there_is_left_out(modality: Modality, files: Sequence[Path]) -> None:
+    """A missing file and a folder are ReadErrors, which leave the sample absent, with a reason without the path."""
+    folder = files[0].parent
+    bad = loaded(modality, [folder / f"missing{modality.suffix}", folder, *files])
+    require(len(bad.unreadable) == 2, "2 files left out with a reason", bad.unreadable, modality, "read")
+    for left_out in bad.unreadable:
+        short = 0 < len(left_out.reason) <= 200 and str(folder) not in left_out.reason and "\n" not in left_out.reason
+        require(short, "a reason in one short line without the path", repr(left_out.reason), modality, "read")
+
+
+def a_worker_reads_the_same(modality: Modality, files: Sequence[Path]) -> None:
+    """The modality survives pickling, and another process reads the same views."""
+    copy = pickle.loads(pickle.dumps(modality))
+    require(copy == modality, "an equal modality out of a pickle", copy, modality, "__eq__")
+    here, there = example(modality, files, seed=0), example(copy, files, seed=0, workers=1)
+    require(equal(raw_of(here), raw_of(there)), "the views of this process", "others in a worker", modality, "read")
+
+
+def equal(first: Raw, second: Raw) -> bool:
+    """Whether raw data are the same to the bit."""
+    one, other = leaves(first), leaves(second)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _read(modality: Modality, source: Source, draw: Draw | None, state: int) -> Raw:
+    """A view, read with the generators of torch, NumPy and Python in some state, and these as they were after it."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(state)
+        np.random.seed(state)
+        random.seed(state)
+        view = modality.read(source, draw)
+    np.random.set_state(numpy_state)
+    random.setstate(python_state)
+    return view
+
+
+def _draw(key: int) -> Draw:
+    return Draw(torch.tensor([key]))
+
+
+def _types(raw: Raw) -> dict[str, torch.dtype]:
+    return {name: leaf.dtype for name, leaf in leaves(raw).items()}

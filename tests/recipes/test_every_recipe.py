@@ -1,0 +1,42 @@
+"""What holds for every recipe and each of its sizes."""
+
+from importlib.metadata import entry_points
+
+import pytest
+
+from mmim import run
+from mmim.options import apply, parse
+from recipes import audiomae, mae, simmim, videomae
+
+RECIPES = {
+    "audiomae": (audiomae.AUDIOMAE, audiomae.SIZES, audiomae.DEMO),
+    "mae": (mae.MAE, mae.SIZES, mae.DEMO),
+    "simmim": (simmim.SIMMIM, simmim.SIZES, simmim.DEMO),
+    "videomae": (videomae.VIDEOMAE, videomae.SIZES, videomae.DEMO),
+}
+
+
+def test_every_installed_recipe_is_looked_at():
+    assert {entry.name for entry in entry_points(group="mmim.recipes")} == set(RECIPES)
+
+
+@pytest.mark.parametrize(("name", "size"), [(name, size) for name, parts in RECIPES.items() for size in parts[1]])
+def test_every_size_can_be_built_and_cut(name, size):
+    recipe, sizes, _ = RECIPES[name]
+    run.dry_run(apply(recipe, sizes[size]))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_default_size_is_the_recipe_itself(name):
+    recipe, sizes, demo = RECIPES[name]
+    assert parse(recipe, ["--data", "."], sizes, demo) == parse(
+        recipe, ["--data", ".", "--size", recipe.size], sizes, demo
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_demo_can_be_built(name):
+    recipe, sizes, demo = RECIPES[name]
+    made = parse(recipe, [], sizes, demo)
+    assert made.data is None
+    run.dry_run(made)
