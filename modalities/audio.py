@@ -15,9 +15,9 @@ from mmim.data.sound_read import open_sound
 from mmim.data.world.picture import SECONDS
 from mmim.data.world.sound import sound
 from mmim.draw import Draw
-from mmim.errors import OptionError, ReadError, expect
+from mmim.errors import ReadError, expect
 from mmim.layers.filterbank import filterbank, samples_of, window_and_shift
-from mmim.layers.patches import PatchEmbed, check_divides, from_patches, grid_coords, to_patches
+from mmim.layers.patches import PatchEmbed, check_divides, cut, from_patches
 from mmim.layers.positions import MapPositions, map_positions
 from mmim.masking.random import RandomMasking
 from mmim.modality import MaskingPolicy, Modality, Source, Target
@@ -127,16 +127,14 @@ class Audio(Modality):
 
     def tokenize(self, raw: dict[str, Tensor]) -> Tokens:  # type: ignore[override]
         heard, there = self._log_mel(raw["samples"], raw["length"], self.mel)
-        check_divides("Audio", tuple(heard.shape[1:]), self.piece[1:])
-        grid = heard.shape[1] // self.patch, heard.shape[2] // self.patch
         valid = None
         if self.padding == "zeros":
             heard = heard * there[..., None]
         else:  # behind the end lies digital silence; a token is valid if half of its frames are sound, the first always
             half = there[:, self.patch // 2 :: self.patch]
-            valid = torch.cat([there[:, :1], half[:, 1:]], dim=1).repeat_interleave(grid[1], dim=1)
-        values = to_patches(((heard - self.mean) / (self.deviations * self.std))[:, None], self.piece[1:])
-        return Tokens(values, grid_coords(grid, values.device), valid, grid)
+            valid = torch.cat([there[:, :1], half[:, 1:]], dim=1).repeat_interleave(self.mel // self.patch, dim=1)
+        normalised = (heard - self.mean) / (self.deviations * self.std)
+        return cut("Audio", normalised[:, None], self.piece[1:], valid)
 
     def _log_mel(
         self, samples: Num[Tensor, "b L"], length: Int64[Tensor, " b"], bands: int
@@ -154,8 +152,6 @@ class Audio(Modality):
     def untokenize(
         self, values: Float[Tensor, "b n *piece"], grid: tuple[int, ...] | None
     ) -> Float[Tensor, "b 1 frames mel"]:
-        if grid is None:
-            raise OptionError("A spectrogram can't be put together without its grid.")
         return from_patches(values, grid)
 
     def raw(self, values: Float[Tensor, "b n *piece"]) -> Float[Tensor, "b n *piece"]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,8 +18,8 @@ from mmim.data.crops import Interpolation, Window, centre_window, random_resized
 from mmim.data.image_read import read_picture
 from mmim.data.world import picture
 from mmim.draw import Draw
-from mmim.errors import OptionError, expect
-from mmim.layers.patches import PatchEmbed, check_divides, from_patches, grid_coords, per_channel, to_patches
+from mmim.errors import expect
+from mmim.layers.patches import PatchEmbed, check_divides, cut, from_patches, per_channel
 from mmim.layers.positions import MapPositions, map_positions
 from mmim.masking.random import RandomMasking
 from mmim.modality import MaskingPolicy, Modality, Source, Target
@@ -79,7 +80,9 @@ class Image(Modality):
         for name, most in (("scale", 1.0), ("ratio", float("inf"))):
             low, high = getattr(self, name)
             expect(0 < low <= high <= most, (low, high), f"0 < lowest <= highest <= {most}", f"Image.{name}")
-        expect(min(self.std) > 0, self.std, "above 0 for each colour", "Image.std")
+        expect(all(map(isfinite, self.mean)), self.mean, "finite for each colour", "Image.mean")
+        positive = all(isfinite(deviation) and deviation > 0 for deviation in self.std)
+        expect(positive, self.std, "above 0 for each colour, and finite", "Image.std")
 
     @property
     def piece(self) -> tuple[int, ...]:
@@ -112,16 +115,11 @@ class Image(Modality):
         return random_resized_window(height, width, draw, scale=self.scale, ratio=self.ratio)
 
     def tokenize(self, raw: UInt8[Tensor, "b 3 H W"]) -> Tokens:  # type: ignore[override]
-        patch, size = self.piece[1:], tuple(raw.shape[2:])
-        check_divides("Image", size, patch)
-        grid = tuple(extent // step for extent, step in zip(size, patch, strict=True))
         share = raw.to(torch.get_default_dtype()) / 255
-        values = to_patches((share - per_channel(self.mean, share, 2)) / per_channel(self.std, share, 2), patch)
-        return Tokens(values, grid_coords(grid, raw.device), grid=grid)
+        normalised = (share - per_channel(self.mean, share, 2)) / per_channel(self.std, share, 2)
+        return cut("Image", normalised, self.piece[1:])
 
     def untokenize(self, values: Float[Tensor, "b n *piece"], grid: tuple[int, ...] | None) -> Float[Tensor, "b 3 H W"]:
-        if grid is None:
-            raise OptionError("A picture can't be put together without its grid.")
         return from_patches(values, grid)
 
     def raw(self, values: Float[Tensor, "b n *piece"]) -> Float[Tensor, "b n *piece"]:

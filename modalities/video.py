@@ -19,7 +19,7 @@ from mmim.data.world import picture
 from mmim.data.world.sound import sound
 from mmim.draw import Draw
 from mmim.errors import OptionError
-from mmim.layers.patches import PatchEmbed, check_divides, from_patches, grid_coords, per_channel, to_patches
+from mmim.layers.patches import PatchEmbed, check_divides, cut, from_patches, per_channel
 from mmim.layers.positions import FlatSinusoid
 from mmim.masking.tube import TubeMasking
 from mmim.modality import MaskingPolicy, Modality, Source, Target
@@ -137,18 +137,13 @@ class Video(Modality):
         return random_resized_window(height, width, draw, scale=self.scale, ratio=self.ratio)
 
     def tokenize(self, raw: UInt8[Tensor, "b 3 T H W"]) -> Tokens:  # type: ignore[override]
-        patch, size = self.piece[1:], tuple(raw.shape[2:])
-        check_divides("Video", size, patch)
-        grid = tuple(extent // step for extent, step in zip(size, patch, strict=True))
         share = raw.to(torch.get_default_dtype()) / 255
-        mean, std = (per_channel(numbers, share, 3) for numbers in (self.mean, self.std))
-        return Tokens(to_patches((share - mean) / std, patch), grid_coords(grid, raw.device), grid=grid)
+        normalised = (share - per_channel(self.mean, share, 3)) / per_channel(self.std, share, 3)
+        return cut("Video", normalised, self.piece[1:])
 
     def untokenize(
         self, values: Float[Tensor, "b n *piece"], grid: tuple[int, ...] | None
     ) -> Float[Tensor, "b 3 T H W"]:
-        if grid is None:
-            raise OptionError("A clip can't be put together without its grid.")
         return from_patches(values, grid)
 
     def raw(self, values: Float[Tensor, "b n *piece"]) -> Float[Tensor, "b n *piece"]:

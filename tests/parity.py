@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from mmim.draw import Draw
 from mmim.interop.converter import Options, import_weights
 from mmim.interop.files import read_weights
 from mmim.layers.patches import grid_coords, to_patches
@@ -20,6 +21,7 @@ from mmim.records import Batch, Split, Tokens
 from modalities.audio import Audio
 from modalities.image import Image
 from modalities.video import Video
+from tests.videomae import float64
 
 REFERENCE = Path(__file__).parent / "reference"
 F64 = {"values": 2e-6, "targets": 2e-6, "losses": 2e-6}
@@ -118,6 +120,34 @@ def run(model: MaskedModel, name: str, data: Tensor, split: Split) -> tuple[Step
     with torch.no_grad():
         term = model(batch, {name: split})[f"reconstruction/{name}"]
         return Step(model, batch, {name: split}), term.total / term.count
+
+
+def split_by_noise(model: MaskedModel, name: str, noise: Tensor) -> Split:
+    """The split that the model's budget cuts from the reference's noise."""
+    n = noise.shape[1]
+    made = Tokens(torch.zeros(len(noise), n, 1), grid_coords((n, 1)), grid=(n, 1))
+    return model.method.budget.cut({name: noise}, {name: made}, Draw(torch.arange(len(noise))))[name]
+
+
+def mae_errors(model: MaskedModel, reference: File, name: str, data: Tensor, dtype: torch.dtype) -> dict[str, float]:
+    """How far latents, predictions, targets and loss are from those of a reference in MAE's form."""
+    with float64() if dtype == torch.float64 else torch.no_grad():
+        split, model = split_by_noise(model, name, reference.tensors["mask/noise"]), model.to(dtype)
+        step, loss = run(model, name, data.to(dtype), split)
+        latents, rows = step.latents(), torch.arange(len(split.ids_masked))[:, None]
+        expected = {
+            "latent": reference.tensors["out/latent"],
+            "loss": reference.tensors["out/loss"],
+            **{part: reference.tensors[f"out/{part}"][rows, split.ids_masked] for part in ("pred", "target")},
+        }
+        assert latents.globals is not None
+        found = {
+            "latent": torch.cat([latents.globals, latents.values], dim=1),
+            "pred": step.prediction(name),
+            "target": step.target(name),
+            "loss": loss,
+        }
+        return worst(found, expected)
 
 
 def worst(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmim.errors import OptionError
+from mmim.records import Tokens
 
 
 def check_divides(name: str, size: tuple[int, ...], patch: tuple[int, ...]) -> None:
@@ -29,8 +30,22 @@ def to_patches(data: Float[Tensor, "b c *size"], patch: tuple[int, ...]) -> Floa
     return rearrange(data, f"b c {cut} -> b ({grid}) c {inner}", **{f"p{i}": p for i, p in enumerate(patch)})
 
 
-def from_patches(values: Float[Tensor, "b n c *patch"], grid: tuple[int, ...]) -> Float[Tensor, "b c *size"]:
+def cut(name: str, data: Float[Tensor, "b c *size"], patch: tuple[int, ...], valid: Tensor | None = None) -> Tokens:
+    """Data of any size that the patch divides, as tokens on their grid.
+
+    Raises:
+        OptionError: it does not divide it; `name` says whose data they are.
+    """
+    size = tuple(data.shape[2:])
+    check_divides(name, size, patch)
+    grid = tuple(extent // step for extent, step in zip(size, patch, strict=True))
+    return Tokens(to_patches(data, patch), grid_coords(grid, data.device), valid, grid)
+
+
+def from_patches(values: Float[Tensor, "b n c *patch"], grid: tuple[int, ...] | None) -> Float[Tensor, "b c *size"]:
     """The inverse of `to_patches`."""
+    if grid is None:
+        raise OptionError("Patches can't be put together without their grid.")
     axes = range(len(grid))
     cut = " ".join(f"(g{i} p{i})" for i in axes)
     places, inner = " ".join(f"g{i}" for i in axes), " ".join(f"p{i}" for i in axes)

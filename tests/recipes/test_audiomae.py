@@ -3,13 +3,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmim.draw import Draw
 from mmim.model import MaskedModel
 from mmim.options import apply
 from recipes.audiomae import AUDIOMAE, SIZES
-from tests.parity import F32, F64, batch_of, beyond, imported, load, one_place_on, run, shift, worst
-from tests.toy import tokens
-from tests.videomae import float64, redraw
+from tests.parity import F32, F64, batch_of, beyond, imported, load, mae_errors, one_place_on, shift, split_by_noise
+from tests.videomae import redraw
 
 FILES = {"audiomae_plain_decoder": {"heads": 4, "decoder_heads": 4}, "audiomae_local_decoder": {"heads": 4}}
 
@@ -23,29 +21,11 @@ def model_of(name, folder):
 
 
 def split_of(reference, model):
-    """The split that our budget cuts from the reference's noise."""
-    noise = reference.tensors["mask/noise"]
-    made = tokens(len(noise), (noise.shape[1], 1))
-    return model.method.budget.cut({"audio": noise}, {"audio": made}, Draw(torch.arange(len(noise))))["audio"]
+    return split_by_noise(model, "audio", reference.tensors["mask/noise"])
 
 
 def errors(model, reference, dtype=torch.float64):
-    with float64() if dtype == torch.float64 else torch.no_grad():
-        split, model = split_of(reference, model), model.to(dtype)
-        step, loss = run(model, "audio", reference.tensors["input/spectrogram"].to(dtype), split)
-        latents, rows = step.latents(), torch.arange(len(split.ids_masked))[:, None]
-        expected = {
-            "latent": reference.tensors["out/latent"],
-            "loss": reference.tensors["out/loss"],
-            **{name: reference.tensors[f"out/{name}"][rows, split.ids_masked] for name in ("pred", "target")},
-        }
-        found = {
-            "latent": torch.cat([latents.globals, latents.values], dim=1),
-            "pred": step.prediction("audio"),
-            "target": step.target("audio"),
-            "loss": loss,
-        }
-        return worst(found, expected)
+    return mae_errors(model, reference, "audio", reference.tensors["input/spectrogram"], dtype)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -4,15 +4,24 @@ import pytest
 import torch
 from torch import nn
 
-from mmim.draw import Draw
 from mmim.masking.budget import Ratio
 from mmim.model import MaskedModel
 from mmim.options import apply
 from mmim.targets.pixels import Pixels
 from recipes.mae import MAE, SIZES
-from tests.parity import F32, F64, batch_of, beyond, imported, load, one_place_on, run, shift, tanh_gelu, worst
-from tests.toy import tokens
-from tests.videomae import float64
+from tests.parity import (
+    F32,
+    F64,
+    batch_of,
+    beyond,
+    imported,
+    load,
+    mae_errors,
+    one_place_on,
+    shift,
+    split_by_noise,
+    tanh_gelu,
+)
 
 FILES = {"mae_norm_pix": {"heads": 4, "decoder_heads": 4}, "mae_raw_pixels": {"heads": 2, "decoder_heads": 3}}
 
@@ -25,31 +34,11 @@ def model_of(name, folder):
 
 
 def split_of(reference, model):
-    """The split that our budget cuts from the reference's noise."""
-    noise = reference.tensors["mask/noise"]
-    made = tokens(len(noise), (noise.shape[1], 1))
-    return model.method.budget.cut({"image": noise}, {"image": made}, Draw(torch.arange(len(noise))))["image"]
+    return split_by_noise(model, "image", reference.tensors["mask/noise"])
 
 
 def errors(model, reference, dtype=torch.float64):
-    with float64() if dtype == torch.float64 else torch.no_grad():
-        split = split_of(reference, model)
-        model = model.to(dtype)
-        step, loss = run(model, "image", reference.tensors["input/image"].to(dtype), split)
-        latents = step.latents()
-        rows = torch.arange(len(split.ids_masked))[:, None]
-        expected = {
-            "latent": reference.tensors["out/latent"],
-            "loss": reference.tensors["out/loss"],
-            **{name: reference.tensors[f"out/{name}"][rows, split.ids_masked] for name in ("pred", "target")},
-        }
-        found = {
-            "latent": torch.cat([latents.globals, latents.values], dim=1),
-            "pred": step.prediction("image"),
-            "target": step.target("image"),
-            "loss": loss,
-        }
-        return worst(found, expected)
+    return mae_errors(model, reference, "image", reference.tensors["input/image"], dtype)
 
 
 @pytest.mark.parametrize("name", FILES)
