@@ -47,7 +47,7 @@ EXPERIMENTS = {
         "mae",
         lambda i, row: int(row["run"]) % 4 == 3,
         "every fourth run",
-        (*IMAGES, "--modalities.image.no-flip", "--steps", "600"),
+        (*IMAGES, "--modalities.image.no-flip", "--steps", "900"),
     ),
     "caltech101": Experiment(
         "images/caltech101.tar", "mae", lambda i, row: i % 4 == 3, "every fourth picture", (*IMAGES, "--steps", "600")
@@ -113,14 +113,22 @@ def rows(experiment: Experiment, name: str, data: Path, seed: int, work: Path) -
     train, labels = lists(files, experiment, work / name)
     run = work / f"{name}-seed{seed}"
     command = ["recipes/" + experiment.recipe + ".py", *experiment.options, "--seed", str(seed)]
-    started = time.perf_counter()
-    call([sys.executable, str(ROOT / command[0]), *command[1:], "--data", str(train), "--output", str(run)])
-    minutes = (time.perf_counter() - started) / 60
+    minutes = trained_for(run, [sys.executable, str(ROOT / command[0]), *command[1:], "--data", str(train)])
     report = work / f"{name}-seed{seed}.json"
     mmim = [sys.executable, "-c", "from mmim.cli.main import main; main()", "probe"]
     where = ["--checkpoint", str(run), "--data", str(files), "--labels", str(labels)]
-    call([*mmim, *where, "--label", "label", "--split", "part=test", "--json-out", str(report)])
+    call([*mmim, *where, "--seed", str(seed), "--label", "label", "--split", "part=test", "--json-out", str(report)])
     return markdown(json.loads(report.read_text()), name, experiment, command, seed, minutes)
+
+
+def trained_for(run: Path, command: list[str]) -> float:
+    """The minutes that the training took, now or when it was done."""
+    taken = run.with_suffix(".minutes")
+    if not taken.exists():
+        started = time.perf_counter()
+        call([*command, "--output", str(run)])
+        taken.write_text(str((time.perf_counter() - started) / 60))
+    return float(taken.read_text())
 
 
 def unpack(archive: Path, work: Path) -> Path:

@@ -6,7 +6,7 @@ import tyro
 
 from mmim import checkpoint as checkpoints
 from mmim import command
-from mmim.cli.checks import check_checkpoint
+from mmim.errors import OptionError
 from mmim.interop.converter import export_weights
 
 
@@ -18,7 +18,8 @@ def export(checkpoint: tyro.conf.Positional[Path], to: str, out: Path) -> None:
         to: the format; `mmim list` names them.
         out: folder to make (transformers), or file with the suffix .safetensors (timm).
     """
-    check_checkpoint(checkpoint)
+    if checkpoint.is_file():
+        raise OptionError(f"{checkpoint} is a file: give a run folder, or a folder checkpoints/step-N in it.")
     made = export_weights(to, checkpoints.load(checkpoint), out)
     console = command.console()
     for remark in made.remarks:

@@ -6,9 +6,8 @@ from typing import Annotated
 import tyro
 
 from mmim import command
-from mmim.errors import OptionError
 from mmim.interop.brief import lines
-from mmim.interop.converter import Options, import_weights, save_imported
+from mmim.interop.converter import Options, check_place, import_weights, own_settings, save_imported
 from mmim.interop.files import read_weights
 
 
@@ -23,9 +22,7 @@ def import_(
     size: tuple[int, int] | None = None,
     interpolate: bool = False,
     ratio: float | None = None,
-    raw_pixels: bool = False,
-    mean: tuple[float, float, float] | None = None,
-    std: tuple[float, float, float] | None = None,
+    settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
 ) -> None:
     """Make a checkpoint of ours from published weights; every tensor is used, or left out by --drop.
 
@@ -39,30 +36,20 @@ def import_(
         state: which state dict of a file with several.
         heads: attention heads of the encoder, where the file does not tell.
         decoder_heads: attention heads of the decoder, where the file does not tell.
-        size: height and width of an input (frames and bands of a sound), where the file does not tell or another is
-            wanted.
+        size: the two extents of an input, in the order of its axes, where the file does not tell or another is wanted.
         interpolate: stretch position tables to another --size.
         ratio: share of the tokens that the method hides; default: the file's or the paper's.
-        raw_pixels: the decoder predicts raw pixels, where the file does not tell; default: normalised ones.
-        mean: subtracted from red, green and blue in [0, 1]; default: the file's or ImageNet's.
-        std: divides red, green and blue after that.
+        settings: NAME=VALUE, options of this format alone; `--set help` lists them.
     """
-    if out.is_file():
-        raise OptionError(f"--out {out} is a file: name a folder.")
-    if not out.resolve().parent.is_dir():
-        raise OptionError(f"--out {out}: there is no folder {out.resolve().parent}. Make it first.")
-    options = Options(
-        {
-            "heads": heads,
-            "decoder_heads": decoder_heads,
-            "size": size,
-            "interpolate": interpolate,
-            "ratio": ratio,
-            "raw_pixels": raw_pixels,
-            "mean": mean,
-            "std": std,
-        }
-    )
+    check_place(out)
+    general = {
+        "heads": heads,
+        "decoder_heads": decoder_heads,
+        "size": size,
+        "interpolate": interpolate,
+        "ratio": ratio,
+    }
+    options = Options(general, own_settings(source, settings))
     made = import_weights(source, read_weights(checkpoint, state), options, tuple(drop))
     folder = save_imported(made, out)
     console = command.console()

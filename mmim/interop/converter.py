@@ -4,18 +4,20 @@ import json
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_origin
 
+import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mmim import checkpoint
-from mmim.errors import CheckpointError, OptionError
+from mmim.config import from_plain
+from mmim.errors import OptionError
 from mmim.interop.files import Weights
 from mmim.interop.keys import Ledger
 from mmim.model import MaskedModel, Method
@@ -23,17 +25,29 @@ from mmim.model import MaskedModel, Method
 IMPORTERS, EXPORTERS = "mmim.importers", "mmim.exporters"
 
 
+@dataclass(frozen=True)
+class Setting:
+    """An option of one format alone, given as `--set NAME=VALUE`."""
+
+    kind: Any
+    """The type of its values: bool, float, tuple[float, float], ..."""
+    about: str
+    """How a value is written, and what it says: `true (the table has a row for the class token)`."""
+
+
 class Options:
     """What a person says of a file beyond the file. An option that nobody asks for is refused in the end."""
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
+    def __init__(self, given: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> None:
+        """given: the options of every format; own: those of this one, from `own_settings`."""
         self._given = {name: value for name, value in given.items() if value is not None and value is not False}
+        self._own = dict(own or {})
         self._asked: set[str] = set()
 
     def get(self, name: str) -> Any:
         """The value of an option, or None."""
         self._asked.add(name)
-        return self._given.get(name)
+        return self._own.get(name, self._given.get(name))
 
     def need(self, name: str, known: Any, what: str) -> Any:
         """The value of an option, or what is known without it.
@@ -52,8 +66,8 @@ class Options:
         Raises:
             OptionError: there is one.
         """
-        if idle := sorted(set(self._given) - self._asked):
-            option = f"--{idle[0].replace('_', '-')}"
+        if idle := sorted({*self._given, *self._own} - self._asked):
+            option = f"--set {idle[0]}" if idle[0] in self._own else f"--{idle[0].replace('_', '-')}"
             raise OptionError(f"{option} has no use here, since the file tells it or does not need it: leave it out.")
 
 
@@ -62,6 +76,8 @@ class Importer(ABC):
 
     about: ClassVar[str]
     """One line for `mmim list`."""
+    settings: ClassVar[Mapping[str, Setting]] = {}
+    """Options that this format has beside those of all; `convert` finds them among its options."""
 
     def spelling(self, name: str) -> str:
         """The name that `convert` asks for, of a tensor that the format writes in several ways."""
@@ -127,6 +143,26 @@ def importer(name: str) -> Importer:
     return _make(IMPORTERS, name, "--from", Importer)  # type: ignore[return-value, type-abstract]
 
 
+def own_settings(name: str, written: Sequence[str]) -> dict[str, Any]:
+    """The values of a format's own options from `NAME=VALUE`, with commas between the numbers of a list.
+
+    Raises:
+        OptionError: it has no such option, or not with this value; the message lists those that it has.
+    """
+    known, found = importer(name).settings, {}
+    for setting in written:
+        option, _, value = setting.partition("=")
+        if option not in known:
+            there = "; ".join(f"{option}={setting.about}" for option, setting in known.items()) or "none"
+            raise OptionError(f"--set {setting}: {name} has no such option of its own; it has {there}.")
+        try:
+            plain = yaml.safe_load(f"[{value}]" if get_origin(known[option].kind) is tuple else value)
+        except yaml.YAMLError as error:
+            raise OptionError(f"--set {setting} can't be read: write {option}={known[option].about}.") from error
+        found[option] = from_plain(known[option].kind, plain, f"--set {option}")
+    return found
+
+
 def exporter(name: str) -> Exporter:
     """The exporter of that name.
 
@@ -162,7 +198,7 @@ def import_weights(name: str, weights: Weights, options: Options, drop: tuple[st
     remarks = [f"unwrapped {layer}" for layer in weights.about] + ledger.remarks
     source = {
         "format": name,
-        "file": weights.path.resolve().name,
+        "file": weights.path.absolute().name,  # as it was called: a cache's links lead to digests
         "sha256": weights.digest(),
         "mmim": version("mmim"),
         "dropped": ledger.dropped,
@@ -211,13 +247,26 @@ def _write(made: Exported, out: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
+def check_place(out: Path) -> Path:
+    """Where the checkpoints of an import go.
+
+    Raises:
+        OptionError: there can't be a folder, or there are checkpoints already.
+    """
+    if out.is_file():
+        raise OptionError(f"--out {out} is a file: name a folder.")
+    if not out.resolve().parent.is_dir():
+        raise OptionError(f"--out {out}: there is no folder {out.resolve().parent}. Make it first.")
+    folder = out / "checkpoints"
+    if checkpoint.steps(folder):
+        raise OptionError(f"--out {out}: {folder} has checkpoints already. Name another folder.")
+    return folder
+
+
 def save_imported(imported: Imported, out: Path) -> Path:
     """Write an import as checkpoint `out/checkpoints/step-0`.
 
     Raises:
-        CheckpointError: there are checkpoints already.
+        OptionError: as `check_place`.
     """
-    folder = out / "checkpoints"
-    if checkpoint.steps(folder):
-        raise CheckpointError(f"{folder} has checkpoints already: name another --out.")
-    return checkpoint.save(folder, imported.model, 0, source=imported.source)
+    return checkpoint.save(check_place(out), imported.model, 0, source=imported.source)

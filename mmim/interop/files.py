@@ -6,7 +6,6 @@ Nothing in a file is ever run: of what a pickle may name, a fixed list is built 
 import argparse
 import hashlib
 import json
-import pickle
 import re
 import warnings
 import zipfile
@@ -30,13 +29,22 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 _NUMBERS = "bBhHiIlLqQefd?"  # the kinds of NumPy number that a file's arguments may hold
-_SCALAR = np.float64(0).__reduce__()[0]
+_SCALAR: Any = np.float64(0).__reduce__()[0]
+
+
+def _scalar(kind: np.dtype[Any], data: bytes) -> Any:
+    """NumPy's `scalar` for plain numbers: of another kind it takes whatever memory the kind names."""
+    if kind.kind not in "biuf" or len(data) != kind.itemsize:
+        raise ValueError(f"a NumPy {kind} of {len(data)} bytes is no number")
+    return _SCALAR(kind, data)
+
+
 ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     argparse.Namespace,
     np.dtype,
     *{type(np.dtype(kind)) for kind in _NUMBERS},
-    (_SCALAR, "numpy._core.multiarray.scalar"),  # type: ignore[list-item]
-    (_SCALAR, "numpy.core.multiarray.scalar"),  # type: ignore[list-item]
+    (_scalar, "numpy._core.multiarray.scalar"),
+    (_scalar, "numpy.core.multiarray.scalar"),
     (OrderedDict, "yacs.config.CfgNode"),
 ]
 """What a file may name besides tensors: the arguments of a run, as argparse, NumPy and yacs (SimMIM) keep them."""
@@ -93,6 +101,10 @@ def read_weights(path: Path, state: str | None = None) -> Weights:
         about = (*about, f"the prefix {prefix!r} of every name")
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors. Give a file with a state dict.")
+    if odd := [name for name, tensor in tensors.items() if not _is_plain(tensor)]:
+        raise CheckpointError(
+            f"{path}: {odd[0]!r} is sparse, or has more numbers than are stored. Save it as contiguous."
+        )
     return Weights(tensors, about, config, settings, path)
 
 
@@ -114,7 +126,7 @@ def _read_torch(path: Path) -> Any:
         with _allowed(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on old formats; what it refuses, it raises
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # of a damaged file torch raises anything: IndexError, struct.error, AssertionError ...
         raise CheckpointError(f"{path} can't be read: {_reason(error)}") from error
 
 
@@ -176,12 +188,22 @@ def _is_state(value: Any) -> bool:
     )
 
 
-def _holds_state(value: Any) -> bool:
-    """A state dict, or a wrapper of one. An optimiser's state is keyed by numbers, so it is neither."""
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether each number of a tensor was in the file: a view of one number may claim any shape."""
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def _holds_state(value: Any, depth: int = 4) -> bool:
+    """A state dict, or a wrapper of one. An optimiser's state is keyed by numbers, so it is neither.
+
+    depth: of wrappers, since a dict may hold itself.
+    """
     if _is_state(value):
         return True
     named = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
-    return named and any(_holds_state(item) for item in value.values())
+    return named and depth > 0 and any(_holds_state(item, depth - 1) for item in value.values())
 
 
 def _listed(inside: Mapping[Any, Any]) -> str:

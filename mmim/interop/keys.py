@@ -8,6 +8,8 @@ from torch import Tensor
 
 from mmim.errors import CheckpointError, OptionError
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 class Ledger:
     """The tensors of one state dict on their way into another.
@@ -73,23 +75,31 @@ class Ledger:
         return len(numbers)
 
     def take(self, name: str) -> Tensor | None:
-        """A tensor, as float32 where it is a kind of float; None if it is missing, which `close` will refuse.
+        """A tensor as float32; None if it is missing, which `close` will refuse.
 
         Raises:
-            CheckpointError: not all of its numbers are finite.
+            CheckpointError: its numbers are of another kind (quantised, complex), or not all of them are finite.
         """
-        if name not in self._kept:
-            self._missing.append(name)
+        tensor = self._use(name)
+        if tensor is None:
             return None
-        self._taken.add(name)
-        tensor = self._kept[name]
-        if not tensor.is_floating_point():
-            return tensor
+        if tensor.dtype not in FLOATS:
+            raise CheckpointError(
+                f"{self._written[name]!r} is of {tensor.dtype}, which is no weight without more: give the file that it "
+                "was made from, in float32 or half precision."
+            )
         if bad := int((~tensor.isfinite()).sum()):
             raise CheckpointError(
                 f"{self._written[name]!r} has {bad} numbers that are not finite: the file is damaged."
             )
         return tensor.float()
+
+    def _use(self, name: str) -> Tensor | None:
+        if name not in self._kept:
+            self._missing.append(name)
+            return None
+        self._taken.add(name)
+        return self._kept[name]
 
     def put(self, name: str, tensor: Tensor | None, origin: str) -> None:
         """A tensor under its new name; `origin` is what it was made from, for messages."""
@@ -115,7 +125,7 @@ class Ledger:
 
     def expect(self, old: str, value: Tensor, what: str) -> None:
         """Take a buffer that follows from sizes, and refuse one that does not."""
-        tensor = self.take(old)
+        tensor = self._use(old)
         if tensor is not None and (tensor.shape != value.shape or not torch.equal(tensor.to(value.dtype), value)):
             raise CheckpointError(f"{self._written[old]!r} is not {what}, so the weights are of another model.")
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt, prod
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -66,6 +67,34 @@ def move_affine(ledger: Ledger, new: str, old: str) -> None:
         ledger.move(f"{new}.{name}", f"{old}.{name}")
 
 
+def move_ends(ledger: Ledger, name: str, olds: tuple[str, str, str, str], embed_bias: bool = True) -> None:
+    """All of a decoder but its blocks; `olds`: mask token, projection, last norm and head in the file."""
+    new, (token, embed, norm, head) = f"decoders.{name}.", olds
+    ledger.move(f"{new}mask_token", token)
+    ledger.move(f"{new}embed.weight", f"{embed}.weight")
+    if embed_bias:
+        ledger.move(f"{new}embed.bias", f"{embed}.bias")
+    move_affine(ledger, f"{new}norm", norm)
+    move_affine(ledger, f"{new}heads.{name}", head)
+
+
+def read_heads(
+    ledger: Ledger,
+    options: Options,
+    width: int,
+    published: Mapping[int, int] = HEADS,
+    part: Literal["encoder", "decoder"] = "encoder",
+) -> int:
+    """Attention heads, which no shape tells: as asked for, else those of published models of this width."""
+    name, option = ("heads", "--heads") if part == "encoder" else ("decoder_heads", "--decoder-heads")
+    heads: int = options.need(name, published.get(width), f"the heads of the {part}, whose width is {width}")
+    if options.get(name) is None:
+        ledger.remarks.append(
+            f"{heads} heads of the {part}, as published models of width {width} have; {option} says otherwise"
+        )
+    return heads
+
+
 def mlp_ratio(ledger: Ledger, block: str) -> float:
     """Hidden width of the MLP over the width."""
     hidden, width = ledger.shape(f"{block}mlp.fc1.weight", 2)
@@ -88,7 +117,7 @@ def square_patch(shape: Sequence[int]) -> int:
         CheckpointError: it is not square.
     """
     if shape[-1] != shape[-2]:
-        raise CheckpointError(f"Patches of {tuple(shape[-2:])} pixels are not square, and ours must be.")
+        raise CheckpointError(f"Patches of {tuple(shape[-2:])} are not square, and ours must be.")
     return shape[-1]
 
 
@@ -126,33 +155,16 @@ def read_grids(places: int, patch: int, options: Options, published: Mapping[int
     root = isqrt(places)
     stored = published.get(places) or ((root, root) if root * root == places else None)
     if stored is None:
-        raise OptionError(f"The file holds positions of {places} places, which are no square: give --size.")
+        asked_for = "" if size is None else f", nor the {prod(asked or ())} of --size {size[0]} {size[1]}"
+        raise OptionError(
+            f"The file holds positions of {places} places, which are no square{asked_for}: give --size, as trained."
+        )
     if asked is not None and not options.get("interpolate"):
         raise OptionError(
             f"--size {size[0]} {size[1]} has a grid {asked}, and the file holds positions of {stored}: "  # type: ignore[index]
             f"use --size {stored[0] * patch} {stored[1] * patch}, or --interpolate."
         )
     return Grids(stored, asked or stored)
-
-
-def pixels_normalised(ledger: Ledger, options: Options, told: object) -> bool:
-    """Whether a decoder predicts normalised pixels: as the file's arguments say, else unless --raw-pixels."""
-    if isinstance(told, bool):
-        return told
-    raw = bool(options.get("raw_pixels"))
-    if not raw:
-        ledger.remarks.append("pixels to predict taken to be normalised, as nothing says otherwise: --raw-pixels")
-    return not raw
-
-
-def image_options(options: Options, told: Mapping[str, object]) -> dict[str, tuple[float, ...]]:
-    """The mean and deviation of colours: of the command line, or of a config; empty where neither says."""
-    found = {}
-    for name in ("mean", "std"):
-        value = options.get(name) or told.get(name)
-        if isinstance(value, list | tuple):
-            found[name] = tuple(map(float, value))
-    return found
 
 
 def read_positions(

@@ -1,12 +1,13 @@
 """Audio-MAE's weights, as its code writes them."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, cast
 
 from mmim.decoders.local_attention import LocalAttentionDecoder
 from mmim.decoders.self_attention import SelfAttentionDecoder
 from mmim.errors import CheckpointError
-from mmim.interop.converter import Importer, Options
+from mmim.interop.converter import Importer, Options, Setting
 from mmim.interop.files import Weights
 from mmim.interop.keys import Ledger
 from mmim.interop.vit import (
@@ -16,6 +17,7 @@ from mmim.interop.vit import (
     move_affine,
     move_blocks,
     move_class_token,
+    move_ends,
     read_grids,
     read_positions,
     square_patch,
@@ -24,7 +26,8 @@ from mmim.layers.positions import MapPositions
 from mmim.model import Method
 from modalities.audio import Audio
 from recipes.audiomae import AUDIOMAE
-from recipes.weights.mae import method_of, move_decoder, move_rest_of_decoder, read_decoder, read_encoder, tables
+from recipes.weights.mae import ENDS, move_decoder, read_decoder, read_encoder, tables
+from recipes.weights.pixels import RAW_PIXELS, method_of
 
 GRIDS: dict[int, Grid] = {512: (64, 8)}
 """Of AudioSet's 1024 frames and 128 bands, by the number of tokens."""
@@ -36,6 +39,7 @@ class AudioMAEImporter(Importer):
     """From the official Audio-MAE (github.com/facebookresearch/AudioMAE), with either decoder or none."""
 
     about: ClassVar[str] = "Official Audio-MAE: spectrograms, ViT encoder, plain or local-attention decoder or none."
+    settings: ClassVar[Mapping[str, Setting]] = RAW_PIXELS
 
     def convert(self, ledger: Ledger, weights: Weights, options: Options) -> Method:
         width, channels, *_ = shape = ledger.shape("patch_embed.proj.weight", 4)
@@ -64,7 +68,9 @@ class AudioMAEImporter(Importer):
             move_decoder(ledger, decoder, "audio")
         elif decoder is not None:
             _move_local_decoder(ledger, decoder)
-        return method_of(AUDIOMAE, audio(positions, grids.asked), encoder, decoder, ledger, weights, options)
+        chosen, told = audio(positions, grids.asked), weights.settings
+        ratio, normalised = told.get("mask_ratio"), told.get("norm_pix_loss")
+        return method_of(AUDIOMAE, chosen, encoder, decoder, ledger, options, ratio=ratio, normalised=normalised)
 
 
 def _read_decoder(ledger: Ledger, options: Options) -> SelfAttentionDecoder | LocalAttentionDecoder:
@@ -84,4 +90,4 @@ def _read_decoder(ledger: Ledger, options: Options) -> SelfAttentionDecoder | Lo
 def _move_local_decoder(ledger: Ledger, decoder: LocalAttentionDecoder) -> None:
     extra = ("attn.tau", *(f"attn.meta_mlp.{layer}.{name}" for layer in ("fc1", "fc2") for name in ("weight", "bias")))
     move_blocks(ledger, "decoders.audio.blocks.", "decoder_blocks.", decoder.depth, block_names("qkv", *extra))
-    move_rest_of_decoder(ledger, "audio")
+    move_ends(ledger, "audio", ENDS)

@@ -1,7 +1,6 @@
 """Vision transformers of timm, as state dicts."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from math import isqrt, prod
 from typing import Any, ClassVar, cast
 
@@ -10,31 +9,29 @@ from torch import Tensor
 
 from mmim.encoders.joint import JointEncoder
 from mmim.errors import CheckpointError, OptionError
-from mmim.interop.converter import Exported, Exporter, Importer, Options
+from mmim.interop.converter import Exported, Exporter, Importer, Options, Setting
 from mmim.interop.files import Weights
 from mmim.interop.keys import Ledger
 from mmim.interop.vit import (
-    HEADS,
     Grid,
     Table,
     bias_of,
     block_names,
     codes,
     final_norm,
-    image_options,
     mlp_ratio,
     move_affine,
     move_blocks,
     move_class_token,
     read_grids,
+    read_heads,
     read_positions,
     square_patch,
 )
-from mmim.layers.positions import MapPositions
-from mmim.masking.budget import Ratio
 from mmim.model import Method
 from modalities.image import Image
 from recipes.mae import MAE
+from recipes.weights.pixels import COLOURS, method_of, pictures, read_colours
 
 EPS = 1e-6
 """Of every norm of timm's ViT."""
@@ -44,48 +41,56 @@ class TimmImporter(Importer):
     """From timm's `VisionTransformer` (github.com/huggingface/pytorch-image-models): an encoder without a decoder."""
 
     about: ClassVar[str] = "timm's ViT: images, encoder only; --drop 'head.*' where it has a head."
+    settings: ClassVar[Mapping[str, Setting]] = COLOURS
 
     def convert(self, ledger: Ledger, weights: Weights, options: Options) -> Method:
-        if "reg_token" in ledger:
-            raise CheckpointError("'reg_token': register tokens with a place in the sequence are not supported.")
+        for name, what in (("reg_token", "register tokens"), ("dist_token", "a distillation token")):
+            if name in ledger:
+                raise CheckpointError(f"{name!r}: our encoder has no place for {what}. Give a model without.")
         width, channels, *_ = shape = ledger.shape("patch_embed.proj.weight", 4)
         if channels != 3:
             raise CheckpointError(f"Our images have 3 colours, and this file {channels} channels.")
         patch, rows = square_patch(shape), ledger.shape("pos_embed", 3)[1]
-        has_class = "cls_token" in ledger
-        class_rows = has_class and _has_class_row(rows, patch, options.get("size"))
-        grids = read_grids(rows - class_rows, patch, options, {})
-        colours = image_options(options, _told(weights.config))
-        if len(colours) < 2:
-            ledger.remarks.append("colours as ImageNet's mean and deviation, as nothing says others: --mean, --std")
-
-        def image(positions: str, grid: Grid) -> Image:
-            size, chosen = (grid[0] * patch, grid[1] * patch), cast("MapPositions", positions)
-            base = replace(cast("Image", MAE.modalities["image"]), size=size, patch=patch, positions=chosen)
-            return replace(base, **colours)  # type: ignore[arg-type]
-
+        has_class, told = "cls_token" in ledger, _told(weights.config)
+        known = _grids(told.get("input_size"), patch)
+        class_rows = has_class and _has_class_row(ledger, rows, [*_grids(options.get("size"), patch), *known])
+        grids = read_grids(rows - class_rows, patch, options, known)
+        image = pictures(patch, read_colours(ledger, options, told))
         table = Table("pos_embed", "trunk.positions.image.table", width)
         positions, row = read_positions(ledger, [table], ["sincos"], image, grids, class_rows)
         if has_class:
             move_class_token(ledger, "cls_token", row)
         move_affine(ledger, "trunk.embedders.image.proj", "patch_embed.proj")
-        budget = cast("Ratio", MAE.budget)
-        return Method(
-            modalities={"image": image(positions, grids.asked)},
-            masking=MAE.masking,
-            budget=replace(budget, ratio=options.need("ratio", budget.ratio, "the ratio")),
-            encoder=_encoder(ledger, width, has_class, options),
-            decoders={},
-            tasks={},
-            objective={},
+        chosen, encoder = image(positions, grids.asked), _encoder(ledger, width, has_class, options)
+        return method_of(MAE, chosen, encoder, None, ledger, options, ratio=None, normalised=None)
+
+
+def _grids(size: object, patch: int) -> dict[int, Grid]:
+    """The grid of a size that ends in height and width, by its number of places."""
+    if not isinstance(size, list | tuple) or len(size) < 2 or not all(isinstance(side, int) for side in size):
+        return {}
+    height, width = size[-2] // patch, size[-1] // patch
+    return {height * width: (height, width)}
+
+
+def _has_class_row(ledger: Ledger, rows: int, told: Sequence[int]) -> bool:
+    """Whether one of the rows is the class token's; timm's `no_embed_class` leaves it out.
+
+    told: how many places --size or a config has.
+
+    Raises:
+        OptionError: nothing tells a square grid from one that is not square and a row more.
+    """
+    if found := [places for places in told if places in (rows - 1, rows)]:
+        return found[0] == rows - 1
+    if isqrt(rows) ** 2 == rows:
+        side = isqrt(rows)
+        raise OptionError(
+            f"'pos_embed' has {rows} rows, and {side} x {side} places or {rows - 1} with one for the class token would "
+            "both fit: give --size, as trained."
         )
-
-
-def _has_class_row(rows: int, patch: int, size: tuple[int, int] | None) -> bool:
-    """Whether one of the rows is the class token's; timm's `no_embed_class` leaves it out."""
-    if size is not None and (size[0] // patch) * (size[1] // patch) + 1 == rows:
-        return True
-    return isqrt(rows) ** 2 != rows
+    ledger.remarks.append(f"'pos_embed' read as {rows - 1} places and one for the class token; --size says otherwise")
+    return True
 
 
 def _told(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -103,7 +108,7 @@ def _encoder(ledger: Ledger, width: int, has_class: bool, options: Options) -> J
     return JointEncoder(
         width=width,
         depth=depth,
-        heads=options.need("heads", HEADS.get(width), f"the heads of an encoder of width {width}"),
+        heads=read_heads(ledger, options, width),
         bias=bias,
         mlp_ratio=mlp_ratio(ledger, first),
         layer_scale=1e-5 if scaled else None,

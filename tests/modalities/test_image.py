@@ -250,6 +250,9 @@ def test_a_scene_becomes_a_file_that_can_be_read_again(tmp_path):
         ({"scale": (0.5, 1.5)}, r"Image.scale is \(0.5, 1.5\); it must be 0 < lowest <= highest <= 1.0"),
         ({"ratio": (2.0, 0.5)}, "Image.ratio"),
         ({"std": (0.2, 0.0, 0.2)}, "Image.std is .* above 0"),
+        ({"std": (0.2, float("inf"), 0.2)}, "Image.std is .* finite"),
+        ({"std": (0.2, float("nan"), 0.2)}, "Image.std is .* finite"),
+        ({"mean": (float("nan"), 0.0, 0.0)}, "Image.mean is .* finite"),
     ],
 )
 def test_options_that_can_not_be_are_refused_with_the_reason(options, message):

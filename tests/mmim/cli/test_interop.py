@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -13,10 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 import mmim
+from mmim import run
 from mmim.cli.list_ import about
 from mmim.cli.main import main
 from mmim.interop import converter
+from recipes.mae import DEMO, MAE, SIZES
 from tests.recipes.weights.imports import case, write
+from tests.videomae import fresh_accelerate
 
 HEADS = ("--heads", "4", "--decoder-heads", "4")
 
@@ -32,6 +36,14 @@ def ours(official, tmp_path_factory):
     out = tmp_path_factory.mktemp("ours") / "mae"
     main(["import", str(official), "--from", "mae", "--out", str(out), *HEADS, "--drop", "head.*"])
     return out
+
+
+def pictures(folder: Path) -> Path:
+    folder.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
 
 
 def refused(capsys, *args: str) -> str:
@@ -64,11 +76,8 @@ def test_an_import_is_a_checkpoint_of_ours(ours):
 def test_an_encoder_alone_embeds_files(official, tmp_path):
     decoder = ("--drop", "decoder*", "--drop", "mask_token", "--drop", "head.*")
     main(["import", str(official), "--from", "mae", "--out", str(tmp_path / "a"), "--heads", "4", *decoder])
-    (tmp_path / "pictures").mkdir()
-    for number in range(3):
-        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        PIL.Image.fromarray(pixels).save(tmp_path / f"pictures/{number}.png")
-    command = ["embed", "--checkpoint", str(tmp_path / "a"), "--data", str(tmp_path / "pictures"), "--workers", "0"]
+    data = pictures(tmp_path / "pictures")
+    command = ["embed", "--checkpoint", str(tmp_path / "a"), "--data", str(data), "--workers", "0"]
     main([*command, "--out", str(tmp_path / "e.parquet")])
     assert pq.read_table(tmp_path / "e.parquet")["joint"].type.list_size == 48
 
@@ -98,6 +107,21 @@ def test_an_export_is_read_by_the_others(ours, tmp_path, capsys):
         (("import", "{file}", "--from", "videomae", "--out", "{tmp}/a"), "where 5 axes were expected"),
         (("import", "{file}", "--from", "mae", "--out", "{tmp}/a", *HEADS, "--state", "x"), "no state dict --state"),
         (("import", "{file}", "--out", "{tmp}/a"), "--from"),
+        (
+            ("import", "{file}", "--from", "mae", "--out", "{tmp}/a", "--set", "help"),
+            "--set help: mae has no such option of its own; it has raw_pixels=true or false (the decoder predicts raw",
+        ),
+        (("import", "{file}", "--from", "simmim", "--out", "{tmp}/a", "--set", "mean=0"), "of its own; it has none."),
+        (
+            ("import", "{file}", "--from", "mae", "--out", "{tmp}/a", "--set", "raw_pixels=perhaps"),
+            "--set raw_pixels is 'perhaps'; it must be of type bool",
+        ),
+        (
+            ("import", "{file}", "--from", "timm", "--out", "{tmp}/a", "--set", "mean=0,0"),
+            "--set mean is [0, 0]; it must be a list of 3",
+        ),
+        (("import", "{file}", "--from", "timm", "--out", "{tmp}/a", "--set", "mean=["), "--set mean=[ can't be read"),
+        (("export", "{file}", "--to", "timm", "--out", "{tmp}/a.safetensors"), "error: {file} is a file: give a run"),
         (("export", "{ours}", "--to", "timm", "--out", "{tmp}/folder"), "must end in .safetensors"),
         (("export", "{ours}", "--to", "transformers", "--out", "{tmp}/a.bin"), "this format is a folder"),
         (("export", "{ours}", "--to", "transformers", "--out", "{tmp}"), "exists already"),
@@ -115,6 +139,36 @@ def test_a_mistake_is_one_line(args, message, official, ours, tmp_path, capsys):
 def test_an_import_overwrites_nothing(official, ours, capsys):
     said = refused(capsys, "import", official, "--from", "mae", "--out", ours, *HEADS, "--drop", "head.*")
     assert "has checkpoints already" in said
+    said = refused(capsys, "import", "none.pth", "--from", "mae", "--out", ours)
+    assert "has checkpoints already" in said  # before anything is read
+
+
+def test_the_options_of_one_format(official, tmp_path):
+    args = ["import", str(official), "--from", "mae", "--out", str(tmp_path / "a"), *HEADS, "--drop", "head.*"]
+    main([*args, "--set", "raw_pixels=true"])
+    assert mmim.load(tmp_path / "a").method.tasks["image"].target.normalise == "none"
+    encoder = ("--heads", "4", "--drop", "decoder*", "--drop", "mask_token", "--drop", "head.*")
+    colours = ("--set", "mean=.5,.5,.5", "std=0.5, 1, 2")
+    main(["import", str(official), "--from", "timm", "--out", str(tmp_path / "b"), *encoder, *colours])
+    image = mmim.load(tmp_path / "b").method.modalities["image"]
+    assert (image.mean, image.std) == ((0.5, 0.5, 0.5), (0.5, 1.0, 2.0))
+
+
+def test_an_imported_mae_is_trained_on_and_embeds(official, tmp_path):
+    main(["import", str(official), "--from", "mae", "--out", str(tmp_path / "mae"), *HEADS, "--drop", "head.*"])
+    data = pictures(tmp_path / "pictures")
+    sizes = {"modalities.image.patch": 8, "encoder.width": 48, "encoder.depth": 3, "encoder.heads": 4}
+    sizes |= {"decoders.image.width": 32, "decoders.image.depth": 2, "decoders.image.heads": 4}
+    options = {"data": data, "output": tmp_path / "run", "init": tmp_path / "mae", **sizes}
+    options |= {"steps": 1, "batch": 3, "workers": 0, "threads": 1, "precision": "fp32"}
+    argv = ["--modalities.image.size", "32", "32", *(f"--{name}={value}" for name, value in options.items())]
+    with fresh_accelerate():
+        run.main(MAE, sizes=SIZES, demo=DEMO, argv=argv)
+    command = ["embed", "--checkpoint", str(tmp_path / "run"), "--data", str(data), "--workers", "0"]
+    main([*command, "--out", str(tmp_path / "e.parquet")])
+    rows = pq.read_table(tmp_path / "e.parquet")
+    assert rows.num_rows == 3
+    assert np.isfinite(rows["joint"].to_pylist()).all()
 
 
 def test_list_names_every_part_in_a_line_of_at_most_100_columns(capsys):

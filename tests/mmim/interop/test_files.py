@@ -11,7 +11,9 @@ import sys
 import tarfile
 import zipfile
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -138,6 +140,45 @@ def test_arguments_with_numpy_numbers_are_read(legacy, tmp_path):
     assert_close(dict(weights.tensors), STATE)
 
 
+@pytest.mark.parametrize(
+    ("kind", "data"), [("V1000", ()), ("V1", (b"x",)), ("S1", (b"x",)), ("f8", ()), ("f8", (b"x",))]
+)
+def test_a_scalar_that_is_no_number_of_its_bytes_is_refused(kind, data, tmp_path):
+    """One without data would take as much memory as its kind names."""
+    scalar = np.float64(0).__reduce__()[0]
+    file = write(tmp_path / "x.pth", {"model": STATE, "best": Runs(scalar, Runs(np.dtype, kind), *data)})
+    with pytest.raises(CheckpointError, match=r"can't be read: (a NumPy \S+ of 1 bytes is no number|.* 'data')\.$"):
+        read_weights(file)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1).expand(1, 10**8 + 1, 192),
+        torch.zeros(3).as_strided((2, 2), (1, 1)),
+        torch.zeros(3).to_sparse(),
+        torch.zeros(3, device="meta"),
+    ],
+    ids=["expanded", "overlapping", "sparse", "without numbers"],
+)
+def test_a_tensor_with_numbers_that_are_not_in_the_file_is_refused(tensor, tmp_path):
+    file = write(tmp_path / "x.pth", {"model": STATE | {"b": tensor}})
+    with pytest.raises(CheckpointError, match="'b' is sparse, or has more numbers than are stored"):
+        read_weights(file)
+
+
+def test_a_view_of_what_is_stored_is_read(tmp_path):
+    state = {"whole": torch.arange(6.0), "turned": torch.arange(6.0).reshape(2, 3).T, "part": torch.arange(6.0)[2:4]}
+    assert_close(dict(read_weights(write(tmp_path / "x.pth", state)).tensors), state)
+
+
+def test_a_dict_that_holds_itself_is_no_state_dict(tmp_path):
+    content = {"epoch": 3}
+    content["self"] = content
+    with pytest.raises(CheckpointError, match="holds no state dict"):
+        read_weights(write(tmp_path / "x.pth", content))
+
+
 def test_a_configuration_of_yacs_is_read_as_plain_data(tmp_path, monkeypatch):
     module = type(sys)("yacs.config")
     module.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})
@@ -226,6 +267,21 @@ def test_a_damaged_file_is_one_line(name, content, tmp_path):
     with pytest.raises(CheckpointError, match=f"{name} can't be read: ") as refused:
         read_weights(tmp_path / name)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_damaged_file_of_tensors_is_one_line_or_read(zipped, tmp_path):
+    file, rng = write(tmp_path / "x.pth", {"model": STATE}, _use_new_zipfile_serialization=zipped), Random(0)
+    whole = file.read_bytes()
+    cut = [whole[:length] for length in (1, 2, 18, 19, 40, len(whole) // 2, len(whole) - 1)]
+    flipped = [bytes(byte if rng.random() > 0.004 else rng.randrange(256) for byte in whole) for _ in range(30)]
+    for content in cut + flipped:
+        file.write_bytes(content)
+        with suppress(CheckpointError):
+            read_weights(file)
+    file.write_bytes(cut[2])
+    with pytest.raises(CheckpointError, match=r"x\.pth can't be read: .+\.$"):
+        read_weights(file)
 
 
 def test_a_missing_file_and_a_strange_suffix_are_refused(tmp_path):

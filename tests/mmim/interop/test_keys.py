@@ -5,7 +5,7 @@ from torch.testing import assert_close
 from mmim.errors import CheckpointError, OptionError
 from mmim.interop.keys import Ledger
 
-STATE = {"a.weight": torch.ones(2, 3), "a.bias": torch.zeros(2), "head.weight": torch.ones(1), "steps": torch.tensor(7)}
+STATE = {"a.weight": torch.ones(2, 3), "a.bias": torch.zeros(2), "head.weight": torch.ones(1), "steps": torch.ones(())}
 
 
 def test_moved_tensors_come_out_under_their_new_names():
@@ -64,6 +64,19 @@ def test_a_model_that_differs_is_refused_by_names_and_shapes():
         ledger.fit({}, "the model")
     with pytest.raises(CheckpointError, match="nothing for 'bias' of the model"):
         ledger.fit({"w": torch.ones(2, 3), "bias": torch.ones(1)}, "the model")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_numbers_that_are_no_plain_floats_are_refused_by_name_and_kind(dtype):
+    ledger = Ledger({"w": torch.ones(2).to(dtype)})
+    with pytest.raises(CheckpointError, match=rf"'w' is of {dtype}, which is no weight"):
+        ledger.move("w", "w")
+
+
+def test_an_index_is_held_to_its_numbers():
+    Ledger({"index": torch.arange(3)}).expect("index", torch.arange(3), "the index")
+    with pytest.raises(CheckpointError, match="'index' is not the index"):
+        Ledger({"index": torch.arange(3)}).expect("index", torch.arange(1, 4), "the index")
 
 
 def test_joining_undoes_splitting():

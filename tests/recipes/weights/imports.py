@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 import mmim
-from mmim.interop.converter import Imported, Options, import_weights, save_imported
+from mmim.interop.converter import Imported, Options, import_weights, importer, save_imported
 from mmim.interop.files import read_weights
 from mmim.layers.patches import grid_coords, to_patches
 from mmim.model import MaskedModel, Step
@@ -48,7 +48,8 @@ def write(file: Path, state: dict[str, Tensor], wrapper: str = "model", **settin
 
 
 def imported(path: Path, format: str, drop: tuple[str, ...] = (), **options: object) -> Imported:
-    return import_weights(format, read_weights(path), Options(options), drop)
+    own = {name: options.pop(name) for name in importer(format).settings if name in options}
+    return import_weights(format, read_weights(path), Options(options, own), drop)
 
 
 def loaded(made: Imported, folder: Path) -> MaskedModel:

@@ -56,9 +56,11 @@ def test_where_nothing_says_that_pixels_are_raw_an_option_does(official, tmp_pat
     path = write(tmp_path / "mae.pth", official.state)
     made = imported(path, "mae", **CASES["mae_norm_pix"])
     assert made.model.method.tasks["image"].target.normalise == "token"
-    assert any("--raw-pixels" in remark for remark in made.remarks)
-    made = imported(path, "mae", raw_pixels=True, **CASES["mae_norm_pix"])
-    assert made.model.method.tasks["image"].target.normalise == "none"
+    assert any("--set raw_pixels=true" in remark for remark in made.remarks)
+    for raw, normalise in ((True, "none"), (False, "token")):
+        made = imported(path, "mae", raw_pixels=raw, **CASES["mae_norm_pix"])
+        assert made.model.method.tasks["image"].target.normalise == normalise
+        assert not any("raw_pixels" in remark for remark in made.remarks)
 
 
 def test_an_encoder_alone_is_a_method_without_decoders_that_embeds(official, tmp_path):
@@ -74,9 +76,9 @@ def test_an_encoder_alone_is_a_method_without_decoders_that_embeds(official, tmp
 
 def test_heads_of_an_unpublished_width_are_asked_for(official, tmp_path):
     path = write(tmp_path / "mae.pth", official.state)
-    with pytest.raises(OptionError, match=r"the heads of an encoder of width 48: give --heads\."):
+    with pytest.raises(OptionError, match=r"heads of the encoder, whose width is 48: give --heads\."):
         imported(path, "mae", decoder_heads=4)
-    with pytest.raises(OptionError, match=r"decoder of width 32: give --decoder-heads\."):
+    with pytest.raises(OptionError, match=r"the decoder, whose width is 32: give --decoder-heads\."):
         imported(path, "mae", heads=4)
 
 
@@ -86,6 +88,7 @@ def test_the_heads_of_published_widths_are_known(tmp_path):
             for name, tensor in state.items()}  # fmt: skip
     made = imported(write(tmp_path / "mae.pth", wide), "mae")
     assert made.model.method.encoder.heads == 12
+    assert "12 heads of the encoder, as published models of width 768 have; --heads says otherwise" in made.remarks
     assert made.model.method.modalities["image"].positions == "learned"  # all zeros, unlike the fixed table
 
 
@@ -131,6 +134,8 @@ def test_an_option_without_a_use_is_refused(official, tmp_path):
         imported(path, "mae", heads=4, decoder_heads=4)
     with pytest.raises(OptionError, match="--interpolate has no use here"):
         imported(path, "mae", heads=4, interpolate=True)
+    with pytest.raises(OptionError, match="--set raw_pixels has no use here"):
+        imported(path, "mae", heads=4, raw_pixels=False)
 
 
 def test_what_is_missing_is_listed(official, tmp_path):
@@ -181,5 +186,8 @@ def test_the_checkpoint_says_whose_weights_it_holds(official, tmp_path):
     source = json.loads((tmp_path / "out/checkpoints/step-0/config.json").read_text())["source"]
     assert source["format"] == "mae"
     assert source["file"] == "mae.pth"
+    link = tmp_path / "weights.pth"
+    link.symlink_to(path)  # a cache's blobs are named by digests, its links by the files
+    assert imported(link, "mae", **CASES["mae_norm_pix"]).source["file"] == "weights.pth"
     assert source["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert "unwrapped 'model' (beside it optimizer, epoch, args)" in source["remarks"]

@@ -56,9 +56,11 @@ def test_timms_features_are_ours(options, tmp_path):
     vit = timm_vit(**{"num_classes": 0} | options)
     torch.save(vit.state_dict(), tmp_path / "vit.pth")
     drop = ("head.*",) if "num_classes" in options else ()
-    made = imported(tmp_path / "vit.pth", "timm", drop)
+    size = {"size": (32, 32)} if "no_embed_class" in options else {}
+    made = imported(tmp_path / "vit.pth", "timm", drop, **size)
     assert made.dropped == (["head.weight", "head.bias"] if drop else [])
     assert made.model.method.encoder.heads == 3
+    assert "3 heads of the encoder, as published models of width 192 have; --heads says otherwise" in made.remarks
     assert made.model.method.modalities["image"].positions == "learned"
     compare(vit, loaded(made, tmp_path / "out"))
 
@@ -110,10 +112,14 @@ def test_a_folder_says_its_colours(tmp_path):
 
 def test_colours_that_nothing_says_are_imagenets_and_said(tmp_path):
     torch.save(timm_vit(num_classes=0).state_dict(), tmp_path / "vit.pth")
-    assert any("--mean, --std" in remark for remark in imported(tmp_path / "vit.pth", "timm").remarks)
+    assert any(
+        "mean and std of colours as ImageNet's" in remark for remark in imported(tmp_path / "vit.pth", "timm").remarks
+    )
     made = imported(tmp_path / "vit.pth", "timm", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     assert made.model.method.modalities["image"].mean == (0.5, 0.5, 0.5)
     assert not any("ImageNet" in remark for remark in made.remarks)
+    with pytest.raises(OptionError, match="--set gives mean of the colours alone: give both, mean=R,G,B std=R,G,B"):
+        imported(tmp_path / "vit.pth", "timm", mean=(0.5, 0.5, 0.5))
 
 
 def test_a_grid_that_is_not_square_is_read_with_its_size(tmp_path):
@@ -121,6 +127,42 @@ def test_a_grid_that_is_not_square_is_read_with_its_size(tmp_path):
     torch.save(vit.state_dict(), tmp_path / "vit.pth")
     made = imported(tmp_path / "vit.pth", "timm", size=(24, 40))
     compare(vit, loaded(made, tmp_path / "out"), (24, 40))
+
+
+def test_rows_that_a_class_token_makes_square_are_read_with_their_size(tmp_path):
+    """15 places and a class token, or 16 places."""
+    vit = timm_vit(num_classes=0, img_size=(24, 40))
+    save_file(vit.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(OptionError, match=r"has 16 rows, and 4 x 4 places or 15 with .* class token .* give --size"):
+        imported(tmp_path / "model.safetensors", "timm")
+    with pytest.raises(OptionError, match="4 x 4 places or 15"):
+        imported(tmp_path / "model.safetensors", "timm", size=(48, 48), interpolate=True)
+    compare(vit, imported(tmp_path / "model.safetensors", "timm", size=(24, 40)).model, (24, 40))
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"input_size": [3, 24, 40]}}))
+    compare(vit.float(), imported(tmp_path, "timm").model, (24, 40))
+
+
+def test_rows_that_a_square_and_a_class_token_fill_are_read_so_and_said_unless_a_size_says_otherwise(tmp_path):
+    """16 places and a class token, or 1 x 17 places."""
+    torch.save(timm_vit(num_classes=0, no_embed_class=True, img_size=(8, 136)).state_dict(), tmp_path / "vit.pth")
+    said = "'pos_embed' read as 16 places and one for the class token; --size says otherwise"
+    assert said in imported(tmp_path / "vit.pth", "timm").remarks
+    made = imported(tmp_path / "vit.pth", "timm", size=(8, 136))
+    assert said not in made.remarks
+    assert made.model.trunk.positions["image"].table.shape == (1, 17, 192)
+
+
+def test_a_grid_that_fits_neither_a_square_nor_the_size_says_both(tmp_path):
+    torch.save(timm_vit(num_classes=0, img_size=(24, 48)).state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(OptionError, match="18 places, which are no square, nor the 16 of --size 32 32: give --size"):
+        imported(tmp_path / "vit.pth", "timm", size=(32, 32))
+
+
+def test_a_distilled_deit_is_refused_by_name(tmp_path):
+    vit = timm.create_model("deit_tiny_distilled_patch16_224", depth=1, num_classes=0, **TINY)
+    torch.save(vit.state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(CheckpointError, match="'dist_token': our encoder has no place for a distillation token"):
+        imported(tmp_path / "vit.pth", "timm")
 
 
 def test_another_size_is_stretched_when_asked(tmp_path):
