@@ -109,8 +109,13 @@ class Audio(Modality):
         count = samples_of(self.frames, self.rate)
         with open_sound(source.path, self.rate) as file:
             starts = max(file.count - count + 1, 1)
-            places = [0.5 if draw is None else draw.floats("clip", 1)[0] for draw in draws]
-            clips = [file.window(int(place * starts), count) for place in places]
+            at = [int((0.5 if draw is None else draw.floats("clip", 1)[0]) * starts) for draw in draws]
+            first, span = min(at), max(at) - min(at) + count
+            if span <= count * len(at):  # decoded once
+                whole = file.window(first, span)
+                clips = [whole[start - first : start - first + count] for start in at]
+            else:
+                clips = [file.window(start, count) for start in at]
         return [self._clip(heard, draw) for heard, draw in zip(clips, draws, strict=True)]
 
     def _clip(self, heard: Float[Tensor, " n"], draw: Draw | None) -> dict[str, Tensor]:

@@ -58,15 +58,8 @@ EXPERIMENTS = {
         lambda i, row: row["fold"] == "4",
         "fold 4",
         (
-            *SOUNDS,
-            "--modalities.audio.frames",
-            "256",
-            "--modalities.audio.mel",
-            "64",
-            "--repeats",
-            "8",
-            "--steps",
-            "250",
+            *(*SOUNDS, "--modalities.audio.frames", "256", "--modalities.audio.mel", "64"),
+            *("--repeats", "8", "--steps", "200"),
         ),
     ),
     "spoken_digits": Experiment(
