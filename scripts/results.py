@@ -68,15 +68,8 @@ EXPERIMENTS = {
         lambda i, row: row["speaker"] == "lucas",
         "the speaker lucas",
         (
-            *(
-                *SOUNDS,
-                "--modalities.audio.frames",
-                "64",
-                "--modalities.audio.mel",
-                "64",
-                "--modalities.audio.patch",
-                "8",
-            ),
+            *(*SOUNDS, "--modalities.audio.frames", "64", "--modalities.audio.mel", "64"),
+            *("--modalities.audio.patch", "8"),
             *("--modalities.audio.no-augment", "--steps", "400"),
         ),
     ),
