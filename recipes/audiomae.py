@@ -64,12 +64,13 @@ DEMO = {
     "size": "tiny",
     "modalities.audio.frames": 192,
     "modalities.audio.mel": 64,
+    "modalities.audio.augment": False,
     "optimiser.base_lr": 2e-3,
     "optimiser.per": 0,
-    "steps": 220,
+    "steps": 260,
     "batch": 64,
     "precision": "fp32",
-    "checkpoint_every": 110,
+    "checkpoint_every": 130,
 }
 
 if __name__ == "__main__":

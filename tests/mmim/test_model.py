@@ -268,6 +268,7 @@ def test_another_name_for_a_modality_changes_nothing():
             recipe,
             modalities={name: recipe.modalities["video"]},
             masking={name: recipe.masking["video"]},
+            corruption={name: recipe.corruption["video"]},
             tasks={"video": replace(recipe.tasks["video"], modality=name)},
         )
         torch.manual_seed(0)

@@ -62,7 +62,7 @@ def test_without_a_modality_a_checkpoint_is_refused_in_one_line(tmp_path):
 def renamed(recipe, old, new):
     """The recipe with its modality, task and decoder called otherwise."""
     task = replace(recipe.tasks[old], modality=new, decoder=new)
-    parts = {part: {new: getattr(recipe, part)[old]} for part in ("modalities", "masking", "decoders")}
+    parts = {part: {new: getattr(recipe, part)[old]} for part in ("modalities", "masking", "corruption", "decoders")}
     return replace(recipe, **parts, tasks={new: task})
 
 

@@ -66,7 +66,6 @@ def test_files_left_out_before_an_interruption_are_still_listed_after_it(data, t
     [
         (["--budget.ratio", "0.0"], "Nothing is left to predict"),
         (["--modalities.video.backend", "torchcodec"], "torchcodec"),
-        (["--budget.no-whole-frames"], "would cut through"),
         (["--encoder.width", "51", "--encoder.heads", "3"], "even width"),
     ],
 )

@@ -397,11 +397,11 @@ def test_options_that_can_not_be_are_refused_with_the_reason(options, message):
 
 
 @pytest.mark.parametrize("seconds", [0.4, 1.5, 30.0], ids=["shorter", "near", "far apart"])
-def test_many_windows_of_a_file_are_those_read_one_by_one(seconds, tmp_path):
-    rng = np.random.default_rng(0)
-    soundfile.write(tmp_path / "a.ogg", rng.uniform(-0.3, 0.3, int(22050 * seconds)), 22050)
+@pytest.mark.parametrize("suffix", ["ogg", "m4a", "flac"])
+def test_many_windows_of_a_file_are_those_read_one_by_one(suffix, seconds, tmp_path):
+    source = Source(write(tmp_path / f"a.{suffix}", murmur(seconds, 44100), 44100))
     audio, draws = replace(SMALL, augment=True), [draw(key) for key in range(6)]
-    together = audio.read_many(Source(tmp_path / "a.ogg"), draws)
-    for raw, one in zip(together, (audio.read(Source(tmp_path / "a.ogg"), each) for each in draws), strict=True):
+    together = audio.read_many(source, draws)
+    for raw, one in zip(together, (audio.read(source, each) for each in draws), strict=True):
         assert raw["length"] == one["length"]
-        assert (raw["samples"] - one["samples"]).abs().max() <= 1
+        assert torch.equal(raw["samples"], one["samples"])
