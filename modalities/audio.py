@@ -110,7 +110,7 @@ class Audio(Modality):
         with open_sound(source.path, self.rate) as file:
             starts = max(file.count - count + 1, 1)
             at = [int((0.5 if draw is None else draw.floats("clip", 1)[0]) * starts) for draw in draws]
-            if file.count <= 2 * count:  # decoded once, whoever else reads: AAC's noise depends on where decoding starts
+            if file.count <= 2 * count:  # from one decoding for all draws: AAC's noise depends on where it starts
                 whole = file.window(0, file.count)
                 clips = [whole[start : start + count] for start in at]
             else:
