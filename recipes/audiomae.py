@@ -67,10 +67,10 @@ DEMO = {
     "modalities.audio.augment": False,
     "optimiser.base_lr": 2e-3,
     "optimiser.per": 0,
-    "steps": 260,
-    "batch": 64,
+    "steps": 280,
+    "batch": 32,
     "precision": "fp32",
-    "checkpoint_every": 130,
+    "checkpoint_every": 140,
 }
 
 if __name__ == "__main__":
