@@ -40,7 +40,7 @@ class Embeddings:
 
 
 def read_as(modalities: Mapping[str, Modality], settings: Sequence[str]) -> dict[str, Modality]:
-    """Modalities that read at another frame count, resolution or duration than in training: `video.frames=32`.
+    """Modalities that read another view than in training (more frames, a finer picture): `NAME.FIELD=VALUE`.
 
     The model stays as it was trained: its positions go on in time, and stretch where a picture is larger.
 
@@ -51,10 +51,10 @@ def read_as(modalities: Mapping[str, Modality], settings: Sequence[str]) -> dict
     for setting in settings:
         path, equals, value = setting.partition("=")
         name, dot, field = path.partition(".")
+        known = ", ".join(f"{n}.{f}" for n, modality in modalities.items() for f in modality.view)
         if not (equals and dot and field):
-            raise OptionError(f"--set {setting} can't be read: write NAME.FIELD=VALUE, such as video.frames=32.")
+            raise OptionError(f"--set {setting} can't be read: write NAME.FIELD=VALUE, of one of {known}.")
         if name not in modalities or field not in modalities[name].view:
-            known = ", ".join(f"{n}.{f}" for n, modality in modalities.items() for f in modality.view)
             raise OptionError(f"--set {setting}: {path} is nothing that reading could change; there are {known}.")
         plain[name][field] = yaml.safe_load(f"[{value}]" if isinstance(plain[name][field], list) else value)
     return {name: from_plain(Modality, fields, name) for name, fields in plain.items()}

@@ -30,7 +30,7 @@ def embed(
         out: Parquet file to write.
         batch: samples per forward pass.
         workers: processes that read files.
-        settings: NAME.FIELD=VALUE, read otherwise than in training: video.frames=32, image.size=448,448.
+        settings: NAME.FIELD=VALUE, read more or finer than in training; a wrong one lists which fields there are.
     """
     check_numbers(batch, workers)
     check_output("out", out)

@@ -53,7 +53,7 @@ def probe(
         seed: of the untrained encoder and of the intervals.
         batch: samples per forward pass, with --checkpoint (default 32).
         workers: processes that read files, with --checkpoint (default 1).
-        settings: NAME.FIELD=VALUE, read otherwise than in training (video.frames=32), with --checkpoint.
+        settings: NAME.FIELD=VALUE, read more or finer than in training, with --checkpoint.
         json_out: also write the table as JSON.
     """
     console = command.console()

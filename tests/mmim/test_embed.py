@@ -177,7 +177,7 @@ def test_modalities_can_read_otherwise_than_in_training(samples, model):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("toy.rows", r"can't be read: write NAME.FIELD=VALUE"),
+        ("toy.rows", r"can't be read: write NAME.FIELD=VALUE, of one of toy.rows, other.rows"),
         ("rows=6", r"can't be read: write NAME.FIELD=VALUE"),
         ("toy.height=6", r"toy.height is nothing that reading could change; there are toy.rows, other.rows"),
         ("sound.rows=6", r"sound.rows is nothing that reading could change; there are toy.rows"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import interpolate
 from torch.testing import assert_close
 
 from mmim.corruption.mask_token import MaskToken
@@ -198,6 +199,13 @@ def test_another_number_of_frames_at_inference_is_as_if_built_for_it(model):
     built.load_state_dict(model.state_dict(), strict=True)
     assert model.latents(longer).values.shape == (2, 64, 48)
     assert_close(model.embed(longer), built.embed(longer), rtol=1e-12, atol=1e-12)
+
+
+def test_a_still_with_more_frames_stays_nearest_to_itself(model):
+    blobs = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 255  # large patches of colour
+    stills = interpolate(blobs, (32, 32), mode="bilinear").round().to(torch.uint8)[:, :, None]
+    one, longer = (model.embed(batch_of(stills.expand(-1, -1, frames, -1, -1))) for frames in (4, 8))
+    assert torch.equal(torch.cdist(longer, one).argmin(dim=1), torch.arange(8))
 
 
 def test_predictions_follow_the_places_that_are_asked_for(model):

@@ -12,8 +12,16 @@ import pytest
 from PIL import Image as Picture
 
 from mmim import run
+from mmim.data.media_write import write_video
 from mmim.options import apply
-from recipes.mae import MAE, SIZES
+from recipes.audiomae import AUDIOMAE
+from recipes.audiomae import SIZES as AUDIO_SIZES
+from recipes.mae import MAE
+from recipes.mae import SIZES as MAE_SIZES
+from recipes.videomae import SIZES as VIDEO_SIZES
+from recipes.videomae import VIDEOMAE
+from tests.sounds import murmur
+from tests.sounds import write as write_sound
 from tests.videomae import fresh_accelerate
 
 ROOT = Path(__file__).parents[2]
@@ -66,18 +74,44 @@ def renamed(recipe, old, new):
     return replace(recipe, **parts, tasks={new: task})
 
 
-def test_a_run_under_other_names_gives_the_same_losses(tmp_path):
+def files(folder, kind):
+    """Six small files of noise."""
     rng = np.random.default_rng(0)
-    (tmp_path / "data").mkdir()
+    folder.mkdir()
     for i in range(6):
-        Picture.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / f"data/{i}.png")
-    small = apply(MAE, SIZES["tiny"] | {"modalities.image.size": (32, 32), "modalities.image.patch": 8})
-    losses = []
-    for name in ("image", "camera"):
-        recipe = replace(small if name == "image" else renamed(small, "image", name), size="")
-        options = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / name), "--steps", "3", "--batch", "4"]
+        if kind == "image":
+            Picture.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        elif kind == "audio":
+            write_sound(folder / f"{i}.wav", murmur(seed=i))
+        else:
+            write_video(folder / f"{i}.mp4", rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8), fps=10)
+    return folder
+
+
+SMALL = {
+    "image": apply(MAE, MAE_SIZES["tiny"] | {"modalities.image.size": (32, 32), "modalities.image.patch": 8}),
+    "audio": apply(AUDIOMAE, AUDIO_SIZES["tiny"] | {"modalities.audio.frames": 64, "modalities.audio.mel": 64}),
+    "video": apply(
+        VIDEOMAE,
+        VIDEO_SIZES["tiny"]
+        | {
+            "modalities.video.frames": 4,
+            "modalities.video.size": 32,
+            "modalities.video.patch": 8,
+            "budget.ratio": 0.75,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_run_under_another_name_gives_the_same_losses(kind, tmp_path):
+    data, losses = files(tmp_path / "data", kind), []
+    for name in (kind, "sense"):
+        recipe = replace(SMALL[kind] if name == kind else renamed(SMALL[kind], kind, name), size="")
+        options = ["--data", str(data), "--output", str(tmp_path / name), "--steps", "3", "--batch", "4"]
+        plain = ["--precision", "fp32", "--workers", "0", "--threads", "1", "--log-every", "1"]
         with fresh_accelerate():
-            plain = ["--precision", "fp32", "--workers", "0", "--threads", "1", "--log-every", "1"]
             run.main(recipe, sizes={}, demo={}, argv=[*options, *plain])
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         losses.append([json.loads(line)["loss"] for line in lines])

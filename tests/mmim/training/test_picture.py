@@ -10,6 +10,7 @@ from mmim.data.media_write import write_video
 from mmim.data.sources import find_samples
 from mmim.model import MaskedModel, Step
 from mmim.options import apply
+from mmim.records import Split
 from mmim.targets.pixels import Pixels
 from mmim.training import picture
 from tests.videomae import batch_of, random_clips, toy
@@ -31,6 +32,9 @@ def videos(tmp_path) -> Path:
     for i in range(3):
         write_video(tmp_path / f"videos/{i}.mp4", rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8), fps=10)
     return tmp_path / "videos"
+
+
+GREY_OF_HIDDEN = 128
 
 
 def rows_of(model: MaskedModel) -> tuple[dict, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -159,3 +163,17 @@ def test_wide_pictures_stand_below_each_other_and_others_side_by_side(height, wi
         wide, tall = sheet.size
     across = 6 // rows
     assert tall / wide == pytest.approx(height * rows / (width * across), rel=0.4)
+
+
+def test_padding_is_shown_as_it_is_and_the_hidden_places_alone_are_covered():
+    """Of padded tokens a split names more places than are hidden; what was asked in vain must not be drawn."""
+    modality = toy().modalities["video"]
+    tokens = modality.tokenize(random_clips(1, FRAMES, SIZE))
+    ids = torch.arange(tokens.count)[None]
+    valid = torch.arange(tokens.count - 5)[None] < 3  # 3 of the others are hidden, the rest is padding
+    split = Split(ids[:, :5], ids[:, 5:], None, valid)
+    rows = picture._rows(modality, tokens, split, torch.ones(1, *ids[:, 5:].shape[1:], 3, TUBELET, PATCH, PATCH))
+    original, seen, predicted = (rows[title][0] for title in rows)
+    share = 3 / tokens.count
+    assert (seen == GREY_OF_HIDDEN).all(axis=-1).mean() == pytest.approx(share, abs=0.01)
+    assert (predicted != original).any(axis=-1).mean() == pytest.approx(share, abs=0.01)
