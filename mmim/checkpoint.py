@@ -1,8 +1,8 @@
 """Checkpoints: safetensors for numbers, JSON for everything else, never a pickle.
 
-`checkpoints/step-N/` holds `model.safetensors` and `config.json` (all that `load` needs, and all that users
-exchange), and beside them `training.safetensors` and `training.json` (what resuming needs). A checkpoint appears
-whole or not at all.
+`checkpoints/step-N/` holds `model.safetensors`, `config.json` and copies of the files that modalities need, such as a
+tokenizer (all that `load` needs, and all that users exchange), and beside them `training.safetensors` and
+`training.json` (what resuming needs). A checkpoint appears whole or not at all.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mmim.config import from_plain, to_plain
+from mmim.config import from_plain, to_plain, with_fields
 from mmim.errors import CheckpointError, OptionError
+from mmim.modality import Modality
 from mmim.model import MaskedModel, Method
 
 FORMAT = 1
@@ -38,7 +40,7 @@ def save(
     final, partial = folder / f"step-{step}", folder / f".step-{step}.{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    method = to_plain(Method(**{name: getattr(model.method, name) for name in Method.__dataclass_fields__}))
+    method = to_plain(_with_copies(model.method, partial))
     config = {"format": FORMAT, "mmim": version("mmim"), "torch": torch.__version__, "step": step, "method": method}
     if source is not None:
         config["source"] = dict(source)
@@ -106,6 +108,57 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def read_method(folder: Path) -> Method:
+    """The method of a checkpoint; files that its modalities need are those beside it.
+
+    Raises:
+        CheckpointError: its configuration can't be read, or names files that are not beside it.
+        OptionError: it names a part that is not installed.
+    """
+    method: Method = from_plain(Method, read_config(folder)["method"])
+    modalities = {}
+    for name, modality in method.modalities.items():
+        paths = folders_of(modality)
+        for path in paths.values():
+            if len(path.parts) != 1 or path.name == "..":
+                raise CheckpointError(f"{folder / 'config.json'} names {path}, which is not beside it. Don't trust it.")
+            if not (folder / path).is_dir():
+                raise CheckpointError(f"{folder / path} is missing, and the checkpoint needs it. Use an earlier one.")
+        modalities[name] = with_fields(modality, {field: folder / path for field, path in paths.items()})
+    return replace(method, modalities=modalities)
+
+
+def _with_copies(method: Method, folder: Path) -> Method:
+    """The method alone, without what a recipe adds, and with the files of its modalities copied into the checkpoint."""
+    fields = {name: getattr(method, name) for name in Method.__dataclass_fields__}
+    for name, modality in method.modalities.items():
+        copies = {field: Path(f"{name}-{field.replace('_', '-')}") for field in folders_of(modality)}
+        for field, copy in copies.items():
+            write_content(content_of(modality, field), folder / copy)
+        fields["modalities"] = {**fields["modalities"], name: with_fields(modality, copies)}
+    return Method(**fields)
+
+
+def folders_of(modality: Modality) -> dict[str, Path]:
+    """The folders that a modality needs, by field."""
+    paths = {field: getattr(modality, field) for field in modality.files}
+    return {field: path for field, path in paths.items() if path is not None}
+
+
+def content_of(modality: Modality, field: str) -> dict[str, bytes]:
+    """What the folder in a field holds, as far as it matters; nothing where it is gone."""
+    files = (folders_of(modality)[field] / name for name in modality.files[field])
+    return {file.name: file.read_bytes() for file in files if file.is_file()}
+
+
+def write_content(content: Mapping[str, bytes], folder: Path) -> None:
+    """The same files in another folder."""
+    folder.mkdir(parents=True)
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+        _sync(folder / name)
+
+
 def load(path: str | Path, device: str | torch.device = "cpu") -> MaskedModel:
     """The model of a checkpoint or a run folder, in evaluation mode.
 
@@ -114,7 +167,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> MaskedModel:
         OptionError: it names a part that is not installed.
     """
     folder = find(Path(path))
-    model = MaskedModel(from_plain(Method, read_config(folder)["method"]))
+    model = MaskedModel(read_method(folder))
     restore(model, read_tensors(folder / "model.safetensors"), folder)
     return model.to(device).eval()
 
@@ -163,7 +216,7 @@ def check_start(model: MaskedModel, path: Path, *, trunk_only: bool = False) -> 
     """
     if path.is_file():
         raise CheckpointError(f"--init {path} is a file: import it first with `mmim import`, or name a run folder.")
-    there = from_plain(Method, read_config(find(path))["method"])
+    there = read_method(find(path))
     changed = _changed(there, model.method, trunk_only)
     if changed:
         rest = (
@@ -188,16 +241,27 @@ def _changed(there: Method, here: Method, trunk_only: bool) -> list[str]:
     pairs.append(("encoder", there.encoder, here.encoder, ("drop_path", "init")))
     if not trunk_only:
         both = [name for name in there.decoders if name in here.decoders]
-        pairs += [(f"decoders.{name}", there.decoders[name], here.decoders[name], ()) for name in both]
+        pairs += [(f"decoders.{name}", there.decoders[name], here.decoders[name], ("drop_path",)) for name in both]
     changed = []
     for path, first, second, free in pairs:
         before, now = to_plain(first), to_plain(second)
+        if isinstance(first, Modality) and isinstance(second, Modality):
+            free = (*free, *_alike(first, second))
         changed += [
             f"{path}.{field} is {before.get(field)} there and {now.get(field)} here"
             for field in {**before, **now}
             if before.get(field) != now.get(field) and field not in free
         ]
     return changed
+
+
+def _alike(first: Modality, second: Modality) -> list[str]:
+    """The fields of two modalities that hold other paths of equal files."""
+    return [
+        field
+        for field in folders_of(first)
+        if field in folders_of(second) and content_of(first, field) == content_of(second, field)
+    ]
 
 
 def _fitting(model: MaskedModel, path: Path, trunk_only: bool) -> dict[str, Tensor]:

@@ -82,6 +82,11 @@ def _dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
     return kind(**{name: from_plain(hints[name], item, f"{where}.{name}".lstrip(".")) for name, item in value.items()})
 
 
+def with_fields(part: T, fields: Mapping[str, Any]) -> T:
+    """A copy of a part with some fields replaced; parts are dataclasses, their abstract classes are not."""
+    return dataclasses.replace(part, **fields)  # type: ignore[type-var, return-value]
+
+
 def replace_at(tree: T, path: str, value: Any) -> T:
     """A copy of a dataclass tree with the field at a dotted path replaced (dict keys are steps of the path too).
 

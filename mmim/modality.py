@@ -3,15 +3,16 @@
 Nothing in mmim asks which modality it holds; what differs between pictures and point clouds is behind these methods.
 """
 
-from abc import abstractmethod
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Num, UInt8
+from jaxtyping import Bool, Float, Int64, Num, UInt8
 from torch import Tensor, nn
 
 from mmim.draw import Draw
@@ -22,9 +23,37 @@ from mmim.records import Raw, Tokens, map_raw
 
 @dataclass(frozen=True)
 class Source:
-    """Where the data of one modality of one sample lie."""
+    """Where the data of one modality of one sample lie: a file, or a row of a file that holds several samples."""
 
     path: Path
+    row: int | None = None
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids that the tokens of a modality take: 0 .. size - 1.
+
+    mask       stands for a hidden token (BERT's [MASK])
+    sentinels  stand for hidden spans (T5's <extra_id_0> ...), in their order
+    """
+
+    size: int
+    mask: int
+    sentinels: tuple[int, ...] = ()
+
+
+class BatchEmbedder(nn.Module, ABC):
+    """An embedder with statistics over the batch, as a batch norm has: it is told which tokens count in them.
+
+    Any other embedder is a module of the values alone.
+    """
+
+    sees_hidden: bool
+    """Whether hidden tokens pass it too, and so reach the visible ones through the statistics."""
+
+    @abstractmethod
+    def forward(self, values: Num[Tensor, "b k *piece"], counted: Bool[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+        """Embeddings of all tokens; padding and absent samples do not count and must leave no trace."""
 
 
 class MaskingPolicy(Part):
@@ -69,7 +98,7 @@ class Target(Part):
     @abstractmethod
     def pieces(
         self, pred: Float[Tensor, "b m p"], tokens: Tokens, ids: Int64[Tensor, "b m"], modality: "Modality"
-    ) -> Float[Tensor, "b m *piece"] | None:
+    ) -> Num[Tensor, "b m *piece"] | None:
         """A prediction as pieces in raw units, for a picture; None if it can't be drawn."""
 
     @property
@@ -96,6 +125,11 @@ class Modality(Part):
     """
     training_view: ClassVar[tuple[str, ...]] = ()
     """Fields that act on what is read in training alone: crops, mirroring, gain."""
+    files: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    """Fields that hold the path of a folder which the model needs (a tokenizer), or None; and which files of it matter.
+
+    A checkpoint carries copies of these, and the model that is loaded from it points there.
+    """
 
     masking: ClassVar[MaskingPolicy]
     """The policy for a recipe that is handed this modality without one."""
@@ -133,6 +167,33 @@ class Modality(Part):
     def check(self) -> None:
         """Raise an OptionError if something that reading needs is missing; asked before a run starts."""
 
+    def rows_in(self, path: Path) -> Sequence[int] | None:
+        """The rows of a file that holds several samples; None: the file is one sample.
+
+        Raises:
+            ReadError: it can't be told. The file is then one sample, and `read` raises the same.
+        """
+        return None
+
+    def length_of(self, source: Source) -> int:
+        """How long a sample is, roughly and cheaply, where lengths vary: samples of like length share micro-batches."""
+        return 0
+
+    def prepare(self, sources: Sequence[Source]) -> "Modality":
+        """This modality with what must be learnt of the corpus before a run (a tokenizer), the same for the same data.
+
+        Several processes may ask at once.
+
+        Raises:
+            DataError: nothing can be learnt from these.
+        """
+        return self
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The ids that its tokens take; None where tokens are no ids."""
+        return None
+
     def collate(self, raws: Sequence[Raw]) -> Raw:
         """A batch of samples (blank where absent): stacked, unless lengths vary and the modality pads here."""
         return map_raw(lambda *tensors: torch.stack(tensors), *raws)
@@ -142,23 +203,23 @@ class Modality(Part):
         """A batch of raw data, cut and normalised on the device."""
 
     @abstractmethod
-    def untokenize(self, values: Float[Tensor, "b n *piece"], grid: tuple[int, ...] | None) -> Float[Tensor, "b *data"]:
-        """The inverse of the cut: the data, in the units of `values`."""
+    def untokenize(self, values: Num[Tensor, "b n *piece"], tokens: Tokens) -> Num[Tensor, "b *data"]:
+        """The inverse of the cut: the data, in the units of `values`, which stand where those of `tokens` do."""
 
     @abstractmethod
-    def raw(self, values: Float[Tensor, "b n *piece"]) -> Float[Tensor, "b n *piece"]:
+    def raw(self, values: Num[Tensor, "b n *piece"]) -> Num[Tensor, "b n *piece"]:
         """Undo the normalisation."""
 
     @abstractmethod
     def embedder(self, width: int) -> nn.Module:
-        """A module that maps contents `[b k *piece]` to embeddings `[b k width]`."""
+        """A module that maps contents `[b k *piece]` to embeddings `[b k width]`, or a `BatchEmbedder`."""
 
     @abstractmethod
     def position(self, width: int) -> nn.Module:
         """A module that maps Tokens to position codes `[1 n width]` or `[b n width]`: a function of (coords, grid)."""
 
     @abstractmethod
-    def render(self, data: Float[Tensor, "b *data"]) -> list[UInt8[np.ndarray, "H W 3"]]:
+    def render(self, data: Num[Tensor, "b *data"]) -> list[UInt8[np.ndarray, "H W 3"]]:
         """A picture of each sample from untokenized data in raw units, for a person to look at."""
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """MaskedModel and the Step: DESIGN's paragraph "one step, as data" in code.
 
-files -> tokenize -> rank -> cut -> gather then embed what is visible -> position -> branch -> pack -> joint -> decode
--> targets at the hidden places -> terms. No part looks at an earlier one's private state.
+files -> tokenize -> rank -> cut -> corrupt -> gather then embed what is visible -> position -> branch -> pack -> joint
+-> decode -> targets at the hidden places -> terms. No part looks at an earlier one's private state.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor, nn
 
-from mmim.corruption.corruption import Corruption
+from mmim.corruption.corruption import Corruption, Sides
 from mmim.corruption.drop import Drop
 from mmim.decoders.decoder import Decoder, Query
 from mmim.draw import Draw
@@ -118,7 +118,9 @@ class MaskedModel(nn.Module):
             sizes = {
                 t: (task.modality, task.target.size(method.modalities[task.modality])) for t, task in tasks.items()
             }
-            self.decoders[name] = decoder.build(method.modalities, method.encoder, sizes)
+            built = decoder.build(method.modalities, method.encoder, sizes)
+            built.tie(self.trunk.embedders)
+            self.decoders[name] = built
         targets = {name: (task.target, task.weight) for name, task in method.tasks.items()}
         self.terms = nn.ModuleDict(
             {name: term.build(targets, method.encoder.latent_width) for name, term in method.objective.items()}
@@ -132,8 +134,19 @@ class MaskedModel(nn.Module):
     @torch.no_grad()
     def counts(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The counts that `forward` will return, without running the network."""
+        return self.survey(batch)[0]
+
+    @torch.no_grad()
+    def survey(self, batch: Batch) -> tuple[dict[str, Float[Tensor, ""]], dict[str, Int64[Tensor, "2"]]]:
+        """The counts, and of each modality that is padded: its valid tokens, and the places they are padded to."""
         step = Step(self, batch)
-        return {f"{name}/{part}": n for name, term in self.terms.items() for part, n in term.counts(step).items()}  # type: ignore[operator, union-attr]
+        counts = {f"{name}/{part}": n for name, term in self.terms.items() for part, n in term.counts(step).items()}  # type: ignore[operator, union-attr]
+        filled = {
+            name: torch.stack([valid.sum(), torch.ones_like(valid).sum()])
+            for name, valid in ((name, tokens.valid) for name, tokens in step.tokens.items())
+            if valid is not None
+        }
+        return counts, filled
 
     def latents(self, batch: Batch, modalities: Sequence[str] | None = None) -> Latents:
         """Encode with everything visible: the joint pass over the given modalities (all of the method's by default)."""
@@ -186,20 +199,36 @@ class Step:
             return dict(self.given)
         draw = Draw(self.batch.keys)  # named by place, not by name: a modality that is called otherwise draws the same
         ranks = {
-            name: self.method.masking[name].rank(tokens, draw.named(f"modality {place}"))
+            name: _fixed_last(self.method.masking[name].rank(tokens, draw.named(f"modality {place}")), tokens)
             for place, (name, tokens) in enumerate(self.tokens.items())
         }
         groups = {name: groups_of(self.method.masking[name], tokens) for name, tokens in self.tokens.items()}
         return self.method.budget.cut(ranks, self.tokens, draw.named("budget"), groups)
 
+    @property
+    def sides(self) -> dict[str, Sides]:
+        """Tokens and splits as encoder and decoders have them."""
+        return self._once(("sides",), self._sides)
+
+    def _sides(self) -> dict[str, Sides]:
+        if self.everything:
+            return {name: Sides(*(self.tokens[name], self.splits[name]) * 2) for name in self.tokens}
+        return {name: self.model.trunk.sides(name, self.tokens[name], self.splits[name]) for name in self.tokens}
+
     def branch(self, name: str) -> Visible:
         """A modality's visible tokens after its own blocks."""
-        return self._once(("branch", name), lambda: self.model.trunk.branch(name, self.tokens[name], self.splits[name]))
+
+        def run() -> Visible:
+            side, place = self.sides[name], list(self.method.modalities).index(name)
+            draw = Draw(self.batch.keys).named(f"corruption {place}")
+            return self.model.trunk.branch(name, side.tokens, side.split, self.batch.present[name], draw)
+
+        return self._once(("branch", name), run)
 
     def latents(self, modalities: tuple[str, ...] | None = None) -> Latents:
         """The joint pass over some modalities, all by default."""
         chosen = modalities or tuple(self.method.modalities)
-        layout = tuple((name, tokens.count) for name, tokens in self.tokens.items())
+        layout = tuple((name, side.tokens.count) for name, side in self.sides.items())
 
         def joint() -> Latents:
             return self.model.trunk.encoder.joint(
@@ -211,11 +240,12 @@ class Step:
     def query(self, task: str) -> tuple[Query, Bool[Tensor, "b m"]]:
         """What a task predicts, and which of it counts: hidden, valid, and of a sample that has the modality."""
         name = self.method.tasks[task].modality
-        split = self.splits[name]
+        side = self.sides[name]
+        split = side.asked_split
         counted = self.batch.present[name][:, None].expand(split.ids_masked.shape)
-        if split.masked_valid is not None:
-            counted = counted & split.masked_valid
-        return Query(self.tokens[name], split.ids_masked, split.masked_valid), counted
+        for flags in (split.masked_valid, split.counted):
+            counted = counted if flags is None else counted & flags
+        return Query(side.asked, split.ids_masked, split.masked_valid, split.counted is not None), counted
 
     def prediction(self, task: str) -> Float[Tensor, "b m p"]:
         """The prediction of one task; its decoder runs once for all its tasks."""
@@ -224,7 +254,8 @@ class Step:
         def decode() -> dict[str, Tensor]:
             tasks = [name for name, other in self.method.tasks.items() if other.decoder == decoder]
             queries = {self.method.tasks[name].modality: self.query(name)[0] for name in tasks}
-            predictions: dict[str, Tensor] = self.model.decoders[decoder](self.latents(), self.tokens, queries)
+            seen = {name: side.tokens for name, side in self.sides.items()}
+            predictions: dict[str, Tensor] = self.model.decoders[decoder](self.latents(), seen, queries)
             return predictions
 
         return self._once(("decode", decoder), decode)[task]
@@ -235,6 +266,11 @@ class Step:
         query, _ = self.query(task)
         with torch.no_grad(), torch.autocast(query.ids.device.type, enabled=False):
             return chosen.target.values(query.tokens, query.ids, self.method.modalities[chosen.modality])
+
+
+def _fixed_last(rank: Float[Tensor, "b n"], tokens: Tokens) -> Float[Tensor, "b n"]:
+    """Ranks in which the fixed tokens are the last to be hidden."""
+    return rank if tokens.fixed is None else rank.masked_fill(tokens.fixed, -torch.inf)
 
 
 def _everything(tokens: Tokens) -> Split:

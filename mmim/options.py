@@ -90,10 +90,12 @@ def parts_of(tree: Any, path: str = "") -> Iterator[tuple[str, Part]]:
 def exchange(recipe: Recipe, args: list[str]) -> tuple[Recipe, list[str]]:
     """Carry out every `--path NAME` that names another part (`--budget ratio`); the options that are left come back.
 
-    A part of the kind that is there already keeps its fields.
+    A part of the kind that is there already keeps its fields. A part inside of one that was exchanged is looked at too.
     """
-    rest = list(args)
-    for path, part in parts_of(recipe):
+    rest, asked = list(args), set[str]()
+    while fresh := [(path, part) for path, part in parts_of(recipe) if path not in asked]:
+        path, part = fresh[0]  # the outer ones come first
+        asked.add(path)
         name = _take(rest, path)
         if name is not None and (kind := lookup(part.axis, name)) is not type(part):
             try:

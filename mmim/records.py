@@ -70,12 +70,14 @@ class Tokens:
     coords  `[1 n c]` or `[b n c]` where each piece sits, in natural units: (time, row, column), xyz, index
     valid   `[b n]`, or None: statically full, so that no attention mask is ever made
     grid    tokens along each axis where there is a grid, slowest first
+    fixed   `[b n]` tokens that are hidden last of all, since nothing can be learnt from them (separators); None: none
     """
 
     values: Num[Tensor, "b n *piece"]
     coords: Num[Tensor, "_b1 n c"]
     valid: Bool[Tensor, "b n"] | None = None
     grid: tuple[int, ...] | None = None
+    fixed: Bool[Tensor, "b n"] | None = None
 
     @property
     def count(self) -> int:
@@ -85,15 +87,18 @@ class Tokens:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """What the encoder sees and what a decoder must predict: disjoint, and all tokens unless the budget says otherwise.
+    """What the encoder sees (`ids_keep`; all else is hidden) and what a decoder is asked for (`ids_masked`).
 
-    A validity of None means statically full. *Missing is not masked*: presence of a whole modality stands in the Batch.
+    Disjoint, and all tokens together, unless the budget says otherwise. A validity of None means statically full.
+    `counted` says which of the asked places count in the loss, where it is not all valid ones: a decoder may be asked
+    for visible places too (VideoMAE V2). *Missing is not masked*: presence of a whole modality stands in the Batch.
     """
 
     ids_keep: Int64[Tensor, "b k"]
     ids_masked: Int64[Tensor, "b m"]
     keep_valid: Bool[Tensor, "b k"] | None = None
     masked_valid: Bool[Tensor, "b m"] | None = None
+    counted: Bool[Tensor, "b m"] | None = None
 
 
 @dataclass(frozen=True, eq=False)

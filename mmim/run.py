@@ -3,6 +3,7 @@
 Options, data and folder are checked before a model is built or processes meet.
 """
 
+import hashlib
 import os
 import shutil
 import sys
@@ -20,9 +21,11 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from mmim import checkpoint, command, demo
-from mmim.config import to_plain
-from mmim.data.sources import find_samples
+from mmim.config import to_plain, with_fields
+from mmim.data.sources import Sample, find_samples
+from mmim.data.world.build import cache_folder
 from mmim.errors import MaskingError, OptionError
+from mmim.modality import Modality
 from mmim.model import MaskedModel
 from mmim.options import Overrides, parse
 from mmim.records import Batch, map_raw
@@ -99,7 +102,6 @@ def make_plan(recipe: Recipe, console: Console) -> Plan:
     if recipe.precision == "fp16" and not torch.cuda.is_available():
         raise OptionError("--precision fp16 needs a GPU, and there is none. Use bf16 or fp32.")
     layout = recipe.layout(processes)
-    dry_run(recipe)
     folder = recipe.output or Path("runs") / f"{recipe.name}-{_name_of(recipe.data)}"
     check_writable(folder)
     world = None
@@ -107,11 +109,64 @@ def make_plan(recipe: Recipe, console: Console) -> Plan:
         console.print("No --data: this is the demo, on the sample world (small drawn scenes with known factors).")
         world = demo.world(recipe.modalities)
     samples = find_samples(recipe.data if recipe.data is not None else world / "train", recipe.modalities)  # type: ignore[operator]
+    ready = prepared(recipe, samples, folder, console)
+    dry_run(ready)
     workers, threads = share_cores(max(1, _cores() // local), recipe)
     if not torch.cuda.is_available():
         torch.set_num_threads(threads)
-    job = Job(recipe, samples, layout, recipe.total_steps(len(samples)), folder, workers)
+    job = Job(ready, samples, layout, recipe.total_steps(len(samples)), folder, workers, given=recipe)
     return Plan(replace(job, start=look_at_folder(job)), world)
+
+
+def prepared(recipe: Recipe, samples: Sequence[Sample], folder: Path, console: Console) -> Recipe:
+    """The recipe with modalities that know what is to be learnt of the corpus before a run.
+
+    A run that goes on has what its checkpoint carries, whatever became of the corpus and of folders that were named
+    since. What they need is kept in the cache, since checkpoints come and go.
+
+    Raises:
+        CheckpointError, DataError, OptionError: it can't be had, or is another than the run began with.
+    """
+    there = checkpoint.steps(folder / "checkpoints") if recipe.resume else []
+    before = checkpoint.read_method(checkpoint.find(folder)).modalities if there else {}
+    modalities = {}
+    for name, modality in recipe.modalities.items():
+        if modality.files and type(before.get(name)) is type(modality):
+            ready = _as_before(name, modality, before[name], folder)
+        else:
+            modality.check()
+            if any(getattr(modality, field) is None for field in modality.files):
+                console.print(f"Learning from the data what {name} needs before it can be read ...")
+            ready = modality.prepare([sample.sources[name] for sample in samples if name in sample.sources])
+        modalities[name] = with_fields(ready, {field: _kept(ready, field) for field in checkpoint.folders_of(ready)})
+        modalities[name].check()
+    return replace(recipe, modalities=modalities)
+
+
+def _as_before(name: str, modality: Modality, before: Modality, folder: Path) -> Modality:
+    """A modality with the files that its run began with."""
+    for field, path in checkpoint.folders_of(modality).items():
+        now, then = checkpoint.content_of(modality, field), checkpoint.content_of(before, field)
+        if path.exists() and now != then:
+            raise OptionError(
+                f"{folder} holds another run: what modalities.{name}.{field} names, {path}, has changed since. Put it "
+                "back, name another --output, or use --no-resume to start anew."
+            )
+    return with_fields(modality, checkpoint.folders_of(before))
+
+
+def _kept(modality: Modality, field: str) -> Path:
+    """A copy of what a field names, in the cache under its content."""
+    content = checkpoint.content_of(modality, field)
+    digest = hashlib.sha256(repr(sorted(content.items())).encode()).hexdigest()[:32]
+    copy = cache_folder() / "files" / digest
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(copy.with_name(f"{digest}.lock")):
+        if not copy.exists():
+            partial = copy.with_name(f".{digest}.{os.getpid()}")
+            checkpoint.write_content(content, partial)
+            partial.replace(copy)
+    return copy
 
 
 def meet(recipe: Recipe, console: Console) -> Accelerator:
@@ -195,8 +250,6 @@ def dry_run(recipe: Recipe) -> None:
     Raises:
         OptionError, MaskingError: sizes that do not fit each other, or a budget that leaves nothing to see.
     """
-    for modality in recipe.modalities.values():
-        modality.check()
     with torch.device("meta"):
         model = MaskedModel(recipe)
     if recipe.init is not None:
@@ -226,7 +279,7 @@ def look_at_folder(job: Job) -> int:
                 f"{job.folder} has checkpoints and no recipe.yaml. Name another --output, or use --no-resume."
             )
         return 0
-    before, now = yaml.safe_load(there.read_text()), plain_recipe(job.recipe)
+    before, now = yaml.safe_load(there.read_text()), plain_recipe(job.given or job.recipe)
     changed = [f"{path} {old} -> {new}" for path, old, new in _differences(before, now) if path not in FREE]
     if steps and not changed:
         data = checkpoint.read_state(job.checkpoints / f"step-{steps[-1]}")["data"]
@@ -246,15 +299,24 @@ def prepare_folder(job: Job, *, resume: bool) -> None:
         job.folder.rename(job.folder.with_name(f"{job.folder.name}.before-{number}"))
     job.folder.mkdir(parents=True, exist_ok=True)
     partial = job.folder / ".recipe.yaml"
-    partial.write_text(yaml.safe_dump(plain_recipe(job.recipe), sort_keys=False))
+    partial.write_text(yaml.safe_dump(plain_recipe(job.given or job.recipe), sort_keys=False))
     partial.rename(job.folder / "recipe.yaml")
 
 
 def plain_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe as recipe.yaml has it; such a file is a `--config`."""
     data, init = (path.resolve() if path else None for path in (recipe.data, recipe.init))
-    plain: dict[str, Any] = to_plain(replace(recipe, data=data, init=init, resume=True, config=None))
+    modalities = {name: _resolved(modality) for name, modality in recipe.modalities.items()}
+    plain: dict[str, Any] = to_plain(
+        replace(recipe, modalities=modalities, data=data, init=init, resume=True, config=None)
+    )
     return plain
+
+
+def _resolved(modality: Modality) -> Modality:
+    """A modality whose files are named wherever one stands."""
+    paths = {field: getattr(modality, field) for field in modality.files}
+    return with_fields(modality, {field: path.resolve() for field, path in paths.items() if path is not None})
 
 
 def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, Any, Any]]:

@@ -153,10 +153,8 @@ class Audio(Modality):
         ends = torch.arange(heard.shape[1], device=heard.device) * shift + window
         return heard, ends <= length[:, None].clamp(min=window)
 
-    def untokenize(
-        self, values: Float[Tensor, "b n *piece"], grid: tuple[int, ...] | None
-    ) -> Float[Tensor, "b 1 frames mel"]:
-        return from_patches(values, grid)
+    def untokenize(self, values: Float[Tensor, "b n *piece"], tokens: Tokens) -> Float[Tensor, "b 1 frames mel"]:
+        return from_patches(values, tokens.grid)
 
     def raw(self, values: Float[Tensor, "b n *piece"]) -> Float[Tensor, "b n *piece"]:
         """Log-mel values, natural logarithm of power."""

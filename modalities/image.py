@@ -119,8 +119,8 @@ class Image(Modality):
         normalised = (share - per_channel(self.mean, share, 2)) / per_channel(self.std, share, 2)
         return cut("Image", normalised, self.piece[1:])
 
-    def untokenize(self, values: Float[Tensor, "b n *piece"], grid: tuple[int, ...] | None) -> Float[Tensor, "b 3 H W"]:
-        return from_patches(values, grid)
+    def untokenize(self, values: Float[Tensor, "b n *piece"], tokens: Tokens) -> Float[Tensor, "b 3 H W"]:
+        return from_patches(values, tokens.grid)
 
     def raw(self, values: Float[Tensor, "b n *piece"]) -> Float[Tensor, "b n *piece"]:
         return values * per_channel(self.std, values, 2) + per_channel(self.mean, values, 2)

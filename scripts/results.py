@@ -4,7 +4,8 @@
 
 Training sees the training rows alone; the split is the one of the set's own reference numbers, so that its floors hold.
 Options that this script does not know are handed to the recipe. Nothing is downloaded: `--data` holds the archives
-(`images/sign_digits.tar` ...), which are unpacked beside the run.
+(`images/sign_digits.tar`, `points/ldraw_parts.npz` ...), which are laid out beside the run. Sentences without labels
+are told by the loss on held-out ones, beside that of the words' frequencies.
 """
 
 import argparse
@@ -16,9 +17,20 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from mmim import checkpoint
+from mmim.data.loader import in_order, load
+from mmim.data.sources import find_samples
+from mmim.model import MaskedModel, Step
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,6 +44,12 @@ class Experiment:
     held_out: Callable[[int, dict[str, str]], bool]
     rule: str
     options: tuple[str, ...]
+    label: str = "label"
+    """The column to tell; "" where there are no labels."""
+    only: Callable[[dict[str, str]], bool] = lambda row: True
+    """Which rows take part."""
+    modality: str = ""
+    """Whose suffix is taken, of archives that hold several."""
 
 
 IMAGES = (
@@ -41,7 +59,49 @@ IMAGES = (
 SOUNDS = (
     *("--size", "tiny", "--optimiser.base-lr", "2e-3", "--optimiser.per", "0", "--batch", "64", "--precision", "fp32"),
 )
+CLOUDS = (
+    *("--size", "tiny", "--modalities.points.groups", "24", "--modalities.points.group-size", "12"),
+    *("--modalities.points.points", "256", "--optimiser.base-lr", "2e-3", "--optimiser.per", "0", "--batch", "32"),
+    *("--precision", "fp32"),
+)
+WORDS = (
+    *("--size", "tiny", "--modalities.text.length", "32", "--modalities.text.vocabulary-size", "4000"),
+    *("--optimiser.base-lr", "2e-3", "--optimiser.per", "0", "--batch", "128", "--precision", "fp32"),
+)
 EXPERIMENTS = {
+    "ldraw_parts": Experiment(
+        "points/ldraw_parts.npz",
+        "pointmae",
+        lambda i, row: i % 4 == 3,
+        "every fourth part",
+        (*CLOUDS, "--steps", "300"),
+    ),
+    "kenney_models": Experiment(
+        "pairs/kenney_models.tar",
+        "pointmae",
+        lambda i, row: i % 4 == 3,
+        "every fourth model",
+        (*CLOUDS, "--steps", "200"),
+        label="category",
+        modality="mesh",
+    ),
+    "clinc150": Experiment(
+        "text/clinc150.jsonl",
+        "bert",
+        lambda i, row: row["part"] == "val",
+        "the part val; rows out of scope are left out",
+        (*WORDS, "--steps", "1200"),
+        label="intent",
+        only=lambda row: row["part"] in ("train", "val"),
+    ),
+    "nlvr2_sentences": Experiment(
+        "text/nlvr2_sentences.txt",
+        "bert",
+        lambda i, row: i % 4 == 3,
+        "every fourth sentence",
+        (*WORDS, "--steps", "600"),
+        label="",
+    ),
     "sign_digits": Experiment(
         "images/sign_digits.tar",
         "mae",
@@ -95,16 +155,20 @@ def main() -> None:
 
 def rows(experiment: Experiment, name: str, data: Path, seed: int, work: Path) -> str:
     """Train, probe, and say it in Markdown."""
-    files = unpack(data / experiment.archive, work)
-    train, labels = lists(files, experiment, work / name)
+    train, files, labels = laid_out(data / experiment.archive, experiment, work / name)
     run = work / f"{name}-seed{seed}"
     command = ["recipes/" + experiment.recipe + ".py", *experiment.options, "--seed", str(seed)]
     minutes = trained_for(run, [sys.executable, str(ROOT / command[0]), *command[1:], "--data", str(train)])
+    head = f"### {name}, seed {seed}\n\n`{' '.join(command)}`: {minutes:.1f} min on {os.cpu_count()} cores "
+    head += f"({platform.machine()}), no GPU. "
+    if not experiment.label:
+        return head + sentences(run, train, files / "test.txt", experiment)
     report = work / f"{name}-seed{seed}.json"
     mmim = [sys.executable, "-c", "from mmim.cli.main import main; main()", "probe"]
     where = ["--checkpoint", str(run), "--data", str(files), "--labels", str(labels)]
     call([*mmim, *where, "--seed", str(seed), "--label", "label", "--split", "part=test", "--json-out", str(report)])
-    return markdown(json.loads(report.read_text()), name, experiment, command, seed, minutes)
+    floor = tf_idf(files) if experiment.recipe == "bert" else ""
+    return head + markdown(json.loads(report.read_text()), experiment) + floor
 
 
 def trained_for(run: Path, command: list[str]) -> float:
@@ -117,29 +181,118 @@ def trained_for(run: Path, command: list[str]) -> float:
     return float(taken.read_text())
 
 
-def unpack(archive: Path, work: Path) -> Path:
-    """The folder of an archive's files."""
-    folder = work / archive.stem
-    if not folder.exists():
-        work.mkdir(parents=True, exist_ok=True)
+def laid_out(archive: Path, experiment: Experiment, folder: Path) -> tuple[Path, Path, Path]:
+    """The training files (a list, or one file), all files, and a table of them with their side of the split."""
+    if archive.suffix == ".tar":
+        return of_tar(archive, experiment, folder)
+    write = {".npz": of_arrays, ".jsonl": of_lines, ".txt": of_lines}[archive.suffix]
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = folder.with_suffix(".labels.csv")
+    write_table(labels, write(archive, experiment, folder))
+    return folder / f"train{archive.suffix}", folder, labels
+
+
+def of_tar(archive: Path, experiment: Experiment, stem: Path) -> tuple[Path, Path, Path]:
+    files = stem.parent / archive.stem
+    if not files.exists():
+        stem.parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(archive) as tar:
-            tar.extractall(work, filter="data")
-    return folder
-
-
-def lists(files: Path, experiment: Experiment, stem: Path) -> tuple[Path, Path]:
-    """A list of the training files, and a table of all with their side of the split."""
+            tar.extractall(stem.parent, filter="data")
     with (files / "index.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
-    parts = ["test" if experiment.held_out(i, row) else "train" for i, row in enumerate(found)]
+    column = experiment.modality or "file"
+    table = [(row[column], row[experiment.label], part(experiment, i, row)) for i, row in enumerate(found)]
     train, labels = stem.with_suffix(".train.txt"), stem.with_suffix(".labels.csv")
-    here = [row["file"] for row, part in zip(found, parts, strict=True) if part == "train"]
-    train.write_text("".join(f"{files.name}/{name}\n" for name in here))
-    with labels.open("w", newline="") as file:
+    train.write_text("".join(f"{files.name}/{name}\n" for name, _, side in table if side == "train"))
+    write_table(labels, table)
+    return train, files, labels
+
+
+def of_arrays(archive: Path, experiment: Experiment, folder: Path) -> list[tuple[str, str, str]]:
+    """Two files of clouds, and the class of each."""
+    with np.load(archive) as arrays:
+        points, names = arrays["points"], arrays["categories"][arrays["label"]]
+    sides = np.array([part(experiment, i, {}) for i in range(len(points))])
+    table = []
+    for side in ("train", "test"):
+        np.savez_compressed(folder / f"{side}.npz", points=points[sides == side])
+        table += [(f"{side}.npz#{row}", str(name), side) for row, name in enumerate(names[sides == side])]
+    return table
+
+
+def of_lines(archive: Path, experiment: Experiment, folder: Path) -> list[tuple[str, str, str]]:
+    """Two files of lines, and the label of each that has one."""
+    lines = archive.read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line) if archive.suffix == ".jsonl" else {} for line in lines]
+    sides = [part(experiment, i, row) if experiment.only(row) else "" for i, row in enumerate(found)]
+    table = []
+    for side in ("train", "test"):
+        here = [(line, row) for line, row, other in zip(lines, found, sides, strict=True) if other == side]
+        (folder / f"{side}{archive.suffix}").write_text("".join(f"{line}\n" for line, _ in here), encoding="utf-8")
+        name = f"{side}{archive.suffix}"
+        table += [(f"{name}#{i}", row.get(experiment.label, ""), side) for i, (_, row) in enumerate(here)]
+    return table
+
+
+def part(experiment: Experiment, i: int, row: dict[str, str]) -> str:
+    return "test" if experiment.held_out(i, row) else "train"
+
+
+def write_table(path: Path, table: list[tuple[str, str, str]]) -> None:
+    with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "label", "part"])
-        writer.writerows([row["file"], row["label"], part] for row, part in zip(found, parts, strict=True))
-    return train, labels
+        writer.writerows(table)
+
+
+def tf_idf(files: Path) -> str:
+    """The floor of texts: words weighed by their rarity among the training lines, without any learning."""
+    sides = {side: [json.loads(line) for line in (files / f"{side}.jsonl").open()] for side in ("train", "test")}
+    texts, labels = ({side: [row[key] for row in rows] for side, rows in sides.items()} for key in ("text", "intent"))
+    weigh = TfidfVectorizer(sublinear_tf=True).fit(texts["train"])
+    train, test = weigh.transform(texts["train"]), weigh.transform(texts["test"])
+    said = []
+    for name, method in (
+        ("kNN", KNeighborsClassifier(5, metric="cosine")),
+        ("logistic regression", LogisticRegression(max_iter=300, C=10.0)),
+    ):
+        said.append(f"{name} {100 * method.fit(train, labels['train']).score(test, labels['test']):.1f}")
+    return f"tf-idf on the same split: {', '.join(said)}.\n\n"
+
+
+def sentences(run: Path, train: Path, test: Path, experiment: Experiment) -> str:
+    """The loss on held-out lines, trained, untrained, and of the words' frequencies."""
+    trained = checkpoint.load(run)
+    torch.manual_seed(0)
+    untrained = MaskedModel(trained.method).eval()
+    told = list(losses(trained, untrained, train, test))
+    names, (ours, theirs, frequencies) = ("trained", "untrained", "frequencies"), np.array(told).T
+    means = ", ".join(f"{name} {x.mean():.2f}" for name, x in zip(names, (ours, theirs, frequencies), strict=True))
+    resampled = np.random.default_rng(0).integers(0, len(ours), (2000, len(ours)))
+    low, high = np.quantile((frequencies - ours)[resampled].mean(axis=1), [0.025, 0.975])
+    return (
+        f"Held out: {experiment.rule} ({len(told)} lines).\n\nCross-entropy of hidden words on held-out lines, nats: "
+        f"{means}; frequencies - trained {(frequencies - ours).mean():.2f} [{low:.2f}, {high:.2f}].\n\n"
+    )
+
+
+@torch.no_grad()
+def losses(trained: MaskedModel, untrained: MaskedModel, train: Path, test: Path) -> Iterator[tuple[float, ...]]:
+    """Of each held-out line with a hidden word: the mean loss of both models and of frequencies, on the same words."""
+    modalities = trained.method.modalities
+    seen = np.ones(modalities["text"].vocabulary.size)  # every id once more than it was seen
+    for sample in find_samples(train, modalities):
+        np.add.at(seen, modalities["text"].read(sample.sources["text"], None)["ids"].numpy(), 1)
+    surprise = torch.from_numpy(-np.log(seen / seen.sum())).float()
+    samples = find_samples(test, modalities)
+    for loaded in load(samples, modalities, in_order(len(samples), 1), seed=0, workers=0):
+        step = Step(trained, loaded.batch)
+        (task,) = trained.method.tasks
+        _, counted = step.query(task)
+        if counted.any():
+            both = [next(iter(model(loaded.batch).values())) for model in (trained, untrained)]
+            by_frequency = surprise[step.target(task)][counted].mean()
+            yield *(float(term.total / term.count) for term in both), float(by_frequency)
 
 
 def call(command: list[str]) -> None:
@@ -148,15 +301,12 @@ def call(command: list[str]) -> None:
     subprocess.run([str(word) for word in command], check=True, env=environment)
 
 
-def markdown(report: dict, name: str, experiment: Experiment, command: list[str], seed: int, minutes: float) -> str:
+def markdown(report: dict, experiment: Experiment) -> str:
     """The rows of a page: accuracy in per cent with 95 % intervals."""
     by = {(row["method"], row["features"]): row for row in report["rows"]}
     raw = next(features for _, features in by if features.startswith("raw"))
     some = next(iter(by.values()))
     lines = [
-        f"### {name}, seed {seed}",
-        "",
-        f"`{' '.join(command)}`: {minutes:.1f} min on {os.cpu_count()} cores ({platform.machine()}), no GPU. "
         f"Held out: {experiment.rule} ({some['num_train']} training and {some['num_test']} test rows, "
         f"{some['classes']} classes).",
         "",

@@ -6,6 +6,7 @@ regular expression, or `GOOD` for a file that only looks broken and must be read
 
 import os
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from fractions import Fraction
@@ -15,7 +16,7 @@ import av
 import numpy as np
 import PIL.Image
 
-from tests import images, sounds, videos
+from tests import clouds, images, sounds, videos
 
 GOOD = "good"
 INVALID = "^can't be read: Invalid data found when processing input$"
@@ -337,7 +338,225 @@ VIDEO: dict[str, Case] = {
     "locked": (".mp4", locked, "^can't be read: Permission denied$"),
 }
 
-CORPUS: dict[str, dict[str, Case]] = {"image": IMAGE, "sound": SOUND, "video": VIDEO}
+# Clouds and meshes
+
+
+def spoilt_cloud(value: float, every: int = 1) -> bytes:
+    """A .ply cloud in which some of the points are another number."""
+    places = clouds.ball()
+    places[::every] = value
+    return clouds.ply(places)
+
+
+def sparse_npy(good: Path, path: Path) -> None:
+    """A header that promises twelve terabytes, and a file of as much nothing as there may be."""
+    path.write_bytes(clouds.npy_head((10**12, 3)) + bytes(1000))
+
+
+def long_line(good: Path, path: Path) -> None:
+    """A hundred megabytes of numbers without a line's end."""
+    with path.open("wb") as file:
+        for _ in range(100):
+            file.write(b"0.125 " * (2**20 // 6))
+
+
+def npz_bomb(good: Path, path: Path) -> None:
+    """A header that promises two gigabytes of zeros, all of them there as far as 100 MB."""
+    head = clouds.npy_head((2048, 87_381, 3))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("points.npy", "w") as file:
+        file.write(head)
+        for _ in range(6):
+            file.write(bytes(2**24))
+
+
+def npz_liar(good: Path, path: Path) -> None:
+    """A header of few points before half a gigabyte of zeros."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("points.npy", "w") as file:
+        file.write(clouds.npy_head((300, 3)))
+        for _ in range(2**29 // 2**24):
+            file.write(bytes(2**24))
+
+
+_BALL, _MANY = clouds.ball(), np.stack([clouds.ball()] * 4)
+_SOLID = (clouds.TETRAHEDRON, clouds.FACES)
+_PLY, _NPZ = clouds.ply(_BALL), clouds.npz(points=_BALL)
+_HEADLESS = r"^no \.pcd header that can be understood$"
+_SHORT = "^truncated: it holds less than its header says$"
+_ODD_PLY = "^can't be read: PLY is unexpected length!$"
+_NO_PLY = r"^no \.ply file$"
+
+CLOUD: dict[str, Case] = {
+    "empty": (".ply", holds(b""), "^empty file$"),
+    "one byte": (".ply", first(1), _NO_PLY),
+    "cut in its header": (".ply", first(60), r"^no \.ply header that can be understood$"),
+    "header only": (".ply", holds(_PLY[: _PLY.index(b"end_header") + 11]), _ODD_PLY),
+    "cut at a half": (".ply", cut(0.5), _ODD_PLY),
+    "without its last byte": (".ply", first(-1), _ODD_PLY),
+    "text cut at a half": (".ply", holds(clouds.ply(_BALL, form="ascii")[:5000]), "truncated|read"),
+    "text": (".ply", holds(TEXT), _NO_PLY),
+    "random bytes": (".ply", holds(NOISE), _NO_PLY),
+    "zeroed middle": (".ply", zeroed(0.3, 0.6), GOOD),
+    "zeroed wholly": (".ply", zeroed(0, 1), _NO_PLY),
+    "sound": (".ply", as_wav, _NO_PLY),
+    "array called ply": (".ply", holds(clouds.npy(_BALL)), _NO_PLY),
+    "one point": (".ply", holds(clouds.ply(_BALL[:1])), "^1 distinct point, and 16 groups need as many$"),
+    "no point": (".ply", holds(clouds.ply(_BALL[:0])), "^no points$"),
+    "fifteen points": (".ply", holds(clouds.ply(_BALL[:15])), "^15 distinct points, and 16 groups need as many$"),
+    "all the same": (".ply", holds(clouds.ply(np.ones((300, 3)))), "^1 distinct point, and"),
+    "not a number": (".ply", holds(spoilt_cloud(np.nan)), "^no point of 300 is finite$"),
+    "infinite": (".ply", holds(spoilt_cloud(-np.inf)), "^no point of 300 is finite$"),
+    "a depth sensor's holes": (".ply", holds(spoilt_cloud(np.nan, every=3)), GOOD),
+    "huge": (".npy", holds(clouds.npy(_BALL * 1e300)), GOOD),
+    "huge in part": (
+        ".npy",
+        holds(clouds.npy(np.where(_BALL > 0.9, 1e30, _BALL))),
+        "^[1-9]?[0-9] distinct points?, and",
+    ),
+    "promises 10^12 points": (".ply", holds(clouds.ply(_BALL, head=(10**12, 0))), "^more than the 50,000,000 points"),
+    "promises fewer than none": (".ply", holds(clouds.ply(_BALL, head=(-5, 0))), "^a header that tells of -5 points$"),
+    "promises faces": (".ply", holds(clouds.ply(*_SOLID, head=(4, 10**12))), "^more than the 50,000,000 elements"),
+    "face of no vertex": (
+        ".ply",
+        holds(clouds.ply(clouds.TETRAHEDRON, [(0, 1, 99)])),
+        "^a face of vertex 99, and there are 4$",
+    ),
+    "face below zero": (".ply", holds(clouds.ply(clouds.TETRAHEDRON, [(0, 1, -2)])), "^a face of vertex"),
+    "mesh without area": (".ply", holds(clouds.ply(clouds.TETRAHEDRON, [(0, 1, 1)])), "^a mesh without area$"),
+    "mesh that is no number": (".ply", holds(clouds.ply(clouds.TETRAHEDRON * np.nan, clouds.FACES)), "^a mesh without"),
+    "off cut in its header": (".off", holds(b"OFF\n4"), r"^no \.off header that can be understood$"),
+    "off cut in its vertices": (".off", holds(clouds.off(*_SOLID)[:60]), "^damaged: a vertex or a face is incomplete"),
+    "off cut in its faces": (".off", holds(clouds.off(*_SOLID)[:-9]), _SHORT),
+    "off with text": (".off", holds(clouds.off(*_SOLID).replace(b"1.000000", b"one")), "^damaged: a vertex or a face"),
+    "off promises 10^12": (".off", holds(clouds.off(*_SOLID, head=(10**12, 4))), "^more than the 50,000,000 points"),
+    "off with a face of no vertex": (".off", holds(clouds.off(clouds.TETRAHEDRON, [(0, 1, 9)])), "^damaged: a vertex"),
+    "random bytes in off": (".off", holds(NOISE), r"^no \.off header"),
+    "obj cut in its vertices": (".obj", holds(clouds.obj(*_SOLID)[:56]), "^a vertex is incomplete$"),
+    "obj with a face of no vertex": (".obj", holds(clouds.obj(clouds.TETRAHEDRON, [(0, 1, 98)])), "out of bounds"),
+    "obj without faces": (".obj", holds(clouds.obj(_BALL, [])), GOOD),
+    "obj that is text": (".obj", holds(TEXT), "^no points$"),
+    "random bytes in obj": (".obj", holds(NOISE), r"^no \.obj file: it is no text$"),
+    "stl cut at a half": (".stl", holds(clouds.stl(*_SOLID)[:180]), r"^truncated, or no \.stl file"),
+    "stl promises 4 billion": (".stl", holds(clouds.stl(*_SOLID, count=2**32 - 1)), r"^truncated, or no \.stl file"),
+    "stl in text cut at a half": (".stl", holds(clouds.stl_text(*_SOLID)[:200]), "^no points$"),
+    "stl without triangles": (".stl", holds(clouds.stl(clouds.TETRAHEDRON, [])), "^no points$"),
+    "random bytes in stl": (".stl", holds(NOISE), r"^truncated, or no \.stl file"),
+    "xyz with a word": (".xyz", holds(clouds.xyz(_BALL) + b"\n1 2 three\n"), "^something else among its numbers$"),
+    "xyz cut at a half": (".xyz", holds(clouds.xyz(_BALL)[:4004]), "^rows of 3 and of [12] columns$"),
+    "xyz of two columns": (".xyz", holds(clouds.xyz(_BALL[:, :2])), "^2 columns; a point has at least 3$"),
+    "xyz of comments": (".xyz", holds(b"# nothing\n" * 99), "^no points$"),
+    "xyz that is text": (".xyz", holds(TEXT), "^something else among its numbers$"),
+    "random bytes in xyz": (".xyz", holds(NOISE), "^rows of|^something else|^a line of more"),
+    "a line of 100 MB": (".xyz", long_line, "^a line of more than 4096 characters$"),
+    "npy cut at a half": (".npy", holds(clouds.npy(_BALL)[:3000]), _SHORT),
+    "npy header only": (".npy", holds(clouds.npy_head((300, 3))), _SHORT),
+    "npy promises 10^12": (".npy", sparse_npy, "^more than the 50,000,000 points that are read$"),
+    "npy with objects": (".npy", holds(clouds.npy(np.array([[None] * 3] * 9))), "^an array of type object; points are"),
+    "npy of words": (
+        ".npy",
+        holds(clouds.npy(np.array([["a"] * 3] * 9))),
+        "^an array of type <U1; points are numbers$",
+    ),
+    "npy of complex numbers": (".npy", holds(clouds.npy(_BALL * 1j)), "^an array of type complex128; points are"),
+    "npy of one axis": (".npy", holds(clouds.npy(_BALL[:, 0])), r"^an array of shape \(300,\); it must be"),
+    "npy of four axes": (".npy", holds(clouds.npy(_MANY[None])), r"^an array of shape \(1, 4, 300, 3\); it must be"),
+    "npy of two columns": (".npy", holds(clouds.npy(_BALL[:, :2])), r"^an array of shape \(300, 2\); it must be"),
+    "npy of no clouds": (".npy", holds(clouds.npy(_MANY[:0])), "^no points$"),
+    "npz cut at a half": (".npz", holds(_NPZ[: len(_NPZ) // 2]), "^can't be read: File is not a zip file$"),
+    "npz with a hole": (".npz", holds(_NPZ[:2000] + bytes(500) + _NPZ[2500:]), "^damaged|Bad CRC"),
+    "npz with objects": (".npz", holds(clouds.npz(points=np.array([[None] * 3] * 9))), "^an array of type object"),
+    "npz of two clouds": (".npz", holds(clouds.npz(a=_BALL, b=_BALL)), r"^several arrays that may be points \(a, b\)"),
+    "npz of labels": (".npz", holds(clouds.npz(label=np.arange(9))), "^no array of points$"),
+    "npz bomb": (".npz", npz_bomb, r"^an array of 2 GiB in an \.npz file, where 1 is unpacked at most"),
+    "npz with more than it says": (".npz", npz_liar, "^damaged: it holds more than its header says$"),
+    "npz that promises too many clouds": (
+        ".npz",
+        holds(clouds.zipped(clouds.npy_head((10**12, 0, 3)))),
+        "^no points$",
+    ),
+    "random bytes in npz": (".npz", holds(NOISE), "^can't be read: File is not a zip file$"),
+    "pcd cut in its header": (".pcd", holds(clouds.pcd(_BALL)[:50]), _HEADLESS),
+    "pcd cut at a half": (".pcd", holds(clouds.pcd(_BALL)[:2000]), _SHORT),
+    "pcd promises 10^12": (".pcd", holds(clouds.pcd(_BALL, count=10**12)), "^more than the 50,000,000 points"),
+    "random bytes in pcd": (".pcd", holds(NOISE), _HEADLESS),
+    "pcd without places": (".pcd", holds(clouds.pcd(_BALL, names=("a", "b", "c"))), "open3d"),
+    "dangling link": (".ply", linked, "^can't be read: No such file or directory$"),
+    "locked": (".ply", locked, "^can't be read: Permission denied$"),
+}
+
+
+# Lines
+
+
+def hundred_megabytes(of: bytes, start: bytes = b"") -> Make:
+    """The same bytes over and over."""
+
+    def make(good: Path, path: Path) -> None:
+        with path.open("wb") as file:
+            file.write(start)
+            for _ in range(100):
+                file.write(of * (2**20 // len(of)))
+
+    return make
+
+
+def jsonl(line: bytes) -> Make:
+    """The same line three times."""
+    return holds((line + b"\n") * 3)
+
+
+_CAFE, _BINARY, _BLANK = "un café".encode("latin-1"), r"^binary: byte \d+ is zero$", "^nothing but blank lines$"
+
+LINES: dict[str, Case] = {
+    "empty": (".txt", holds(b""), "^empty file$"),
+    "blank": (".txt", holds(b" \r\n\t\n\n"), _BLANK),
+    "byte order mark alone": (".txt", holds(b"\xef\xbb\xbf"), _BLANK),
+    "hundred megabytes of line ends": (".txt", hundred_megabytes(b"\n"), _BLANK),
+    "one byte": (".txt", first(1), GOOD),
+    "cut at a half": (".txt", cut(0.5), GOOD),
+    "without its last byte": (".txt", first(-1), GOOD),
+    "cut in a letter": (".txt", holds("un café".encode()[:-1]), r"^not UTF-8: byte 6 \(0xc3\), unexpected end"),
+    "latin-1": (".txt", holds(_CAFE + b" noir\n"), r"^not UTF-8: byte 6 \(0xe9\), invalid continuation byte$"),
+    "latin-1 in every line": (".txt", holds((_CAFE + b"\n") * 9), r"^not UTF-8: byte 6 \(0xe9\)"),
+    "utf-16": (".txt", holds("a text".encode("utf-16")), "^not UTF-8: it begins as UTF-16 does$"),
+    "utf-16 without a mark": (".txt", holds("a text".encode("utf-16-be")), "^binary: byte 0 is zero$"),
+    "random bytes": (".txt", holds(NOISE), _BINARY),
+    "random bytes in jsonl": (".jsonl", holds(NOISE), _BINARY),
+    "zeroed middle": (".txt", zeroed(0.3, 0.6), _BINARY),
+    "zeroed wholly": (".txt", zeroed(0, 1), _BINARY),
+    "sound": (".txt", as_wav, _BINARY),
+    "picture": (".txt", as_png, _BINARY),
+    "a line of 100 MB": (".txt", hundred_megabytes(b"word "), "^a line of more than 1,000,000 bytes$"),
+    "a word of 100 MB": (".txt", hundred_megabytes(b"x"), "^a line of more than 1,000,000 bytes$"),
+    "a line of nearly 1 MB": (".txt", holds(b"word " * 199_999), GOOD),
+    "a word of nearly 1 MB": (".txt", holds(b"x" * 999_999), GOOD),
+    "a letter with half a million accents": (".txt", holds(b"a" + "\u0301".encode() * 499_999), GOOD),
+    "spaces that are no line": (".txt", holds("\u00a0\u2003\u3000".encode()), "^nothing is left of it"),
+    "control characters": (".txt", holds(bytes(range(1, 9)) + b"\x1b[31m"), GOOD),
+    "line ends of old Macs": (".txt", holds(b"one\rtwo\rthree\r"), GOOD),
+    "jsonl cut at a half": (".jsonl", holds(b'{"text": "a red'), "^not JSON: Unterminated string"),
+    "jsonl that is text": (".jsonl", holds(TEXT[:45]), "^not JSON: Expecting value"),
+    "jsonl in one array": (".jsonl", holds(b'[{"text": "a"}]'), "^a JSON list where an object with the field 'text'"),
+    "jsonl over several lines": (".jsonl", holds(b'{\n"text": "a"\n}\n'), "^not JSON|^a JSON"),
+    "jsonl without the field": (".jsonl", jsonl(b'{"caption": "a"}'), "^no field 'text'; there are 'caption'$"),
+    "jsonl with a number": (".jsonl", jsonl(b'{"text": 3}'), "^the field 'text' is of type int, not a string$"),
+    "jsonl with null": (".jsonl", jsonl(b'{"text": null}'), "^the field 'text' is of type NoneType"),
+    "jsonl with a blank": (".jsonl", jsonl(b'{"text": " "}'), "^the field 'text' is blank$"),
+    "jsonl with half a character": (".jsonl", jsonl(b'{"text": "\\udc00"}'), "half of a surrogate pair"),
+    "jsonl with a zero character": (".jsonl", jsonl(b'{"text": "a \\u0000 b"}'), GOOD),
+    "jsonl that is deep": (".jsonl", holds(b'{"text": ' + b"[" * 400_000), "^not JSON: "),
+    "jsonl with a long number": (".jsonl", holds(b'{"n": ' + b"9" * 400_000 + b"}"), "^not JSON: Exceeds the limit"),
+    "jsonl of 100 MB": (".jsonl", hundred_megabytes(b"x", b'{"text": "'), "^a line of more than 1,000,000 bytes$"),
+    "dangling link": (".txt", linked, "^can't be read: No such file or directory$"),
+    "locked": (".txt", locked, "^can't be read: Permission denied$"),
+}
+
+CORPUS: dict[str, dict[str, Case]] = {
+    "image": IMAGE,
+    "sound": SOUND,
+    "video": VIDEO,
+    "cloud": CLOUD,
+    "lines": LINES,
+}
 
 
 def may_everything() -> bool:

@@ -57,7 +57,7 @@ class Toy(Modality):
         grid = (raw.shape[1] // 2, 2)
         return Tokens(raw, grid_coords(grid), grid=grid)
 
-    def untokenize(self, values: Tensor, grid: tuple[int, ...] | None) -> Tensor:
+    def untokenize(self, values: Tensor, tokens: Tokens) -> Tensor:
         return values
 
     def raw(self, values: Tensor) -> Tensor:
@@ -104,3 +104,9 @@ def tokens(b: int = 2, grid: tuple[int, ...] = (4, 2, 3), valid: Tensor | None =
     """Tokens without content on a grid."""
     coords = grid_coords(grid)
     return Tokens(torch.zeros(b, coords.shape[1], 1), coords, valid, grid)
+
+
+def branch(trunk, name, tokens, split):
+    """A trunk's branch of one modality that every sample has."""
+    b = len(split.ids_keep)
+    return trunk.branch(name, tokens, split, torch.ones(b, dtype=torch.bool), Draw(torch.arange(b)))

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Bool, Float
-from torch import Tensor
-
 from mmim.corruption.corruption import Corruption, CorruptionModule
+from mmim.modality import Modality
 
 
 @dataclass(frozen=True)
@@ -15,12 +13,5 @@ class Drop(Corruption):
 
     keeps_all: ClassVar[bool] = False
 
-    def build(self, width: int) -> "DropModule":
-        return DropModule()
-
-
-class DropModule(CorruptionModule):
-    """The module of a `Drop`; it is handed visible tokens only, and has nothing to do."""
-
-    def embedded(self, content: Float[Tensor, "b n d"], hidden: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-        return content
+    def build(self, width: int, modality: Modality) -> CorruptionModule:
+        return CorruptionModule()

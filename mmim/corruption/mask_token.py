@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mmim.corruption.corruption import Corruption, CorruptionModule
+from mmim.modality import Modality
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class MaskToken(Corruption):
 
     keeps_all: ClassVar[bool] = True
 
-    def build(self, width: int) -> "MaskTokenModule":
+    def build(self, width: int, modality: Modality) -> "MaskTokenModule":
         return MaskTokenModule(width)
 
 

@@ -14,7 +14,7 @@ from mmim.data.sources import Sample
 from mmim.draw import Draw, visit_key
 from mmim.errors import ReadError
 from mmim.modality import Modality, Source
-from mmim.records import Batch, Raw
+from mmim.records import Batch, Raw, map_raw
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def collate(items: list[list[Row]], samples: Sequence[Sample], modalities: Mappi
     for name, modality in modalities.items():
         column = [row.raws.get(name) for row in rows]
         present[name] = torch.tensor([raw is not None for raw in column])
-        raws[name] = modality.collate([modality.blank() if raw is None else raw for raw in column])
+        absent = _absent([raw for raw in column if raw is not None], modality)
+        raws[name] = modality.collate([absent if raw is None else raw for raw in column])
     batch = Batch(
         views={"main": raws},
         present=present,
@@ -100,6 +101,17 @@ def collate(items: list[list[Row]], samples: Sequence[Sample], modalities: Mappi
     )
     bad = dict.fromkeys(unreadable for row in rows for unreadable in row.unreadable)
     return Loaded(batch, tuple(bad))
+
+
+def _absent(raws: Sequence[Raw], modality: Modality) -> Raw:
+    """What stands where a sample lacks a modality: zeros, no longer than any sample that has it."""
+    if not raws:
+        return map_raw(torch.zeros_like, modality.blank())
+    return map_raw(torch.zeros_like, min(raws, key=_size))
+
+
+def _size(raw: Raw) -> int:
+    return raw.numel() if isinstance(raw, Tensor) else sum(leaf.numel() for leaf in raw.values())
 
 
 def _one_file_each(micro_batches: Iterator[list[Visit]]) -> Iterator[list[list[Visit]]]:

@@ -41,10 +41,17 @@ class Layout:
 
 
 class Order:
-    """The endless order of `hashes` (one per sample)."""
+    """The endless order of `hashes` (one per sample).
 
-    def __init__(self, hashes: Sequence[int], seed: int, repeats: int = 1) -> None:
+    lengths: of the samples, where they differ: within an optimiser step, samples of like length share a micro-batch, so
+    that little is padding. Which samples a step has, and so its gradient, does not depend on them.
+    """
+
+    def __init__(
+        self, hashes: Sequence[int], seed: int, repeats: int = 1, lengths: Sequence[int] | None = None
+    ) -> None:
         self.hashes = np.array(hashes, dtype=np.uint64)
+        self.lengths = lengths if lengths is not None and len(set(lengths)) > 1 else None
         self.seed = seed
         self.repeats = repeats
         self._epoch: tuple[int, np.ndarray] = (-1, self.hashes)
@@ -64,5 +71,14 @@ class Order:
     def micro_batches(self, layout: Layout, process: int, start: int, stop: int) -> Iterator[list[Visit]]:
         """The micro-batches of one process for optimiser steps start .. stop - 1."""
         for step in range(start, stop):
+            first, visits = step * layout.batch, self._step(step, layout) if self.lengths is not None else None
             for turn in range(layout.accumulation):
-                yield [self.visit(place) for place in layout.places(step, process, turn)]
+                places = layout.places(step, process, turn)
+                yield [self.visit(place) if visits is None else visits[place - first] for place in places]
+
+    def _step(self, step: int, layout: Layout) -> list[Visit]:
+        """All visits of an optimiser step, short samples first; repeats of a sample stay together."""
+        lengths = self.lengths
+        assert lengths is not None
+        places = range(step * layout.batch, (step + 1) * layout.batch)
+        return sorted((self.visit(place) for place in places), key=lambda visit: lengths[visit.index])

@@ -1,29 +1,37 @@
-"""Which samples there are: folders and lists of files. Nothing is opened here."""
+"""Which samples there are: folders and lists of files, and the rows of files that hold several samples."""
 
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
 from mmim.draw import stable_hash
-from mmim.errors import DataError
+from mmim.errors import DataError, ReadError
 from mmim.modality import Modality, Source
 
 LONGEST = 2**16
 """Characters of a line in a list, at most: a path has up to 4096 bytes, and a label stands behind it."""
+FIRST = 20
+"""Lines of a file that tell a list of files from a file of samples."""
 
 
 @dataclass(frozen=True)
 class Sample:
     """A sample and where its modalities lie; one that lacks a modality has no source for it.
 
-    The id is the path relative to the folder or list it comes from, so that moving the data changes no draw.
+    The id is the path relative to the folder or list it comes from, so that moving the data changes no draw; of a row
+    in a file with `#` and its number, from 0.
     """
 
     id: str
     sources: dict[str, Source]
+
+    def length(self, modalities: Mapping[str, Modality]) -> int:
+        """How long it is, as its longest modality says."""
+        return max(modalities[name].length_of(source) for name, source in self.sources.items())
 
     @property
     def hash(self) -> int:
@@ -33,9 +41,9 @@ class Sample:
 
 
 def find_samples(data: Path, modalities: Mapping[str, Modality]) -> list[Sample]:
-    """All samples of a folder (searched through, links followed) or of a text file with `path` or `path label` lines.
+    """All samples of a folder (searched through, links followed), of a list of files, or of a file that holds several.
 
-    Paths in a list are relative to the list; one that is missing is met when it is to be read, unless all are. Samples
+    A list is a text file with `path` or `path label` lines. Paths in a list are relative to the list; one that is missing is met when it is to be read, unless all are. Samples
     come sorted by id, each once.
 
     Raises:
@@ -48,12 +56,15 @@ def find_samples(data: Path, modalities: Mapping[str, Modality]) -> list[Sample]
     }
     if not data.exists():
         raise DataError(f"There is no {data}. Give --data a folder of files, or a text file with a path per line.")
-    is_list = data.is_file()
-    files = dict(_listed(data, suffixes) if is_list else _walk(data))
+    is_list = data.is_file() and not _holds_samples(data, modalities, suffixes)
+    files = {data.name: data} if data.is_file() else {}
+    if is_list or not files:
+        files = dict(_listed(data, suffixes) if is_list else _walk(data))
     samples = [
-        Sample(id, {name: Source(path) for name in suffixes[path.suffix.lower()]})
+        sample
         for id, path in sorted(files.items())
         if path.suffix.lower() in suffixes
+        for sample in _in_file(id, path, {name: modalities[name] for name in suffixes[path.suffix.lower()]})
     ]
     readable = f"that {', '.join(modalities)} can read ({', '.join(sorted(suffixes))})"
     if not samples and is_list:
@@ -67,12 +78,53 @@ def find_samples(data: Path, modalities: Mapping[str, Modality]) -> list[Sample]
         raise DataError(
             f"{data} holds {len(files)} files and none {readable}. Point --data at the folder that holds them."
         )
-    if is_list and not any(os.path.exists(files[sample.id]) for sample in samples):
+    paths = [next(iter(sample.sources.values())).path for sample in samples]
+    if is_list and not any(os.path.exists(path) for path in paths):
         raise DataError(
-            f"None of the {len(samples)} files that {data} lists is there; the first is {files[samples[0].id]}. "
+            f"None of the {len(samples)} files that {data} lists is there; the first is {paths[0]}. "
             f"Write paths relative to the folder of the list, or absolute ones."
         )
     return samples
+
+
+def _holds_samples(file: Path, modalities: Mapping[str, Modality], suffixes: Collection[str]) -> bool:
+    """Whether a file is one with several samples, and no list of other files.
+
+    Raises:
+        DataError: it should be one, and can't be read.
+    """
+    readers = [modality for modality in modalities.values() if file.suffix.lower() in modality.suffixes]
+    if not readers or _names_files(file, suffixes):
+        return False
+    try:
+        return any(modality.rows_in(file) is not None for modality in readers)
+    except ReadError as error:
+        raise DataError(f"--data {file} can't be used: {error}.") from error
+
+
+def _names_files(file: Path, suffixes: Collection[str]) -> bool:
+    """Whether a file is a list: one of its first lines is the path of a file, or most of them look like one."""
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            first = [listed_path(line, suffixes) for line in islice(_lines(lines), FIRST) if line.strip()]
+    except (OSError, ValueError):
+        return False
+    if any(os.path.isfile(file.parent / path) for path in first):  # Path.is_file raises for a long line
+        return True
+    return 2 * sum(os.path.splitext(path)[1].lower() in suffixes for path in first) > len(first)
+
+
+def _in_file(id: str, path: Path, modalities: Mapping[str, Modality]) -> list[Sample]:
+    """The samples of one file: itself, or its rows. One whose rows can't be told is met when it is to be read."""
+    rows: dict[int | None, dict[str, Source]] = {}
+    for name, modality in modalities.items():
+        try:
+            numbers = modality.rows_in(path)
+        except ReadError:
+            numbers = None
+        for row in [None] if numbers is None else numbers:
+            rows.setdefault(row, {})[name] = Source(path, row)
+    return [Sample(id if row is None else f"{id}#{row}", sources) for row, sources in rows.items()]
 
 
 def _walk(folder: Path) -> list[tuple[str, Path]]:

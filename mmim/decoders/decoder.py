@@ -16,15 +16,28 @@ from mmim.records import Latents, Tokens
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """What is to be predicted for one modality: its tokens, the places `ids [b m]`, and `valid [b m]` or None (all)."""
+    """What is to be predicted for one modality: its tokens, the places `ids [b m]`, and `valid [b m]` or None (all).
+
+    twice: whether places may be asked for that the encoder saw, so that a place can have a latent and a mask token.
+    """
 
     tokens: Tokens
     ids: Int64[Tensor, "b m"]
     valid: Bool[Tensor, "b m"] | None = None
+    twice: bool = False
 
 
 class DecoderModule(nn.Module, ABC):
     """What a `Decoder` builds."""
+
+    def tie(self, embedders: nn.ModuleDict) -> None:
+        """Look at the trunk's embedders, by modality, once after construction: a head may share their weights.
+
+        What is shared stays the embedder's: it is kept outside of the decoder's own parameters.
+
+        Raises:
+            OptionError: they have nothing that it could share.
+        """
 
     @abstractmethod
     def forward(
@@ -32,7 +45,8 @@ class DecoderModule(nn.Module, ABC):
     ) -> dict[str, Float[Tensor, "b m p"]]:
         """A prediction for each task at the places its modality asks for.
 
-        tokens: of every modality of `latents.layout`, for their positions; queries: by modality.
+        tokens: of every modality of `latents.layout`, for their positions; queries: by modality, whose tokens are
+        others where sentinels give encoder and decoders two sequences.
         """
 
 

@@ -112,6 +112,11 @@ class LocalAttentionDecoderModule(DecoderModule):
         self, latents: Latents, tokens: Mapping[str, Tokens], queries: Mapping[str, Query]
     ) -> dict[str, Float[Tensor, "b m p"]]:
         query, here = queries[self.name], tokens[self.name]
+        if query.twice or query.tokens is not here:
+            raise OptionError(
+                "A local_attention decoder has one token at each place of a map, and visible places, or those of "
+                "another sequence, are asked for: use the self_attention decoder."
+            )
         grid = _map(self.name, here.grid)
         x = self._with_mask_tokens(latents, here.count) + self.positions[self.name](here)
         known = _known(latents, self.name, query, here.count)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmim.decoders.decoder import Decoder, DecoderModule, Query
 from mmim.encoders.encoder import Encoder
 from mmim.errors import OptionError, expect
-from mmim.layers.block import Bias, Block, attention_mask, init_linear
+from mmim.layers.block import Bias, Block, Mask, Positions, attention_mask, init_linear, run_blocks
 from mmim.modality import Modality
 from mmim.records import Latents, Tokens, gather_tokens
 
@@ -37,12 +37,16 @@ class SelfAttentionDecoder(Decoder):
     bias: Bias = "qkv"
     """Attention biases: one fused vector (MAE), q and v only (VideoMAE), none."""
     embed_bias: bool = True
-    """Whether the projection from the encoder's width has a bias (MAE: yes; VideoMAE: no)."""
+    """Whether the projection from the encoder's width has a bias (MAE: yes; VideoMAE: no); without effect on none."""
     eps: float = 1e-6
     """Of every norm (MAE, VideoMAE: 1e-6)."""
-    project: Literal["first", "last"] = "first"
+    project: Literal["first", "last", "none"] = "first"
     """Whether latents are projected to the decoder's width before mask tokens and positions come in (MAE, VideoMAE),
-    or after, so that both have the encoder's width (OmniMAE)."""
+    after, so that both have the encoder's width (OmniMAE), or not at all: the widths are equal (Point-MAE)."""
+    positions: Positions = "once"
+    """Position codes added before the first block, or to the stream before every block (Point-MAE)."""
+    drop_path: float = 0.0
+    """Chance that a sample skips a residual of the last block, growing linearly from 0 (Point-MAE: 0.1)."""
 
     def __post_init__(self) -> None:
         expect(self.width >= 1, self.width, "at least 1", "decoder.width")
@@ -50,6 +54,13 @@ class SelfAttentionDecoder(Decoder):
         expect(self.heads >= 1, self.heads, "at least 1", "decoder.heads")
         expect(0 < self.mlp_ratio < math.inf, self.mlp_ratio, "above 0 and finite", "decoder.mlp_ratio")
         expect(0 < self.eps < math.inf, self.eps, "above 0 and finite", "decoder.eps")
+        expect(0 <= self.drop_path < 1, self.drop_path, "a share in [0, 1)", "decoder.drop_path")
+        if self.positions == "every_block":
+            expect(self.depth >= 1, self.depth, "at least 1 with positions every_block", "decoder.depth")
+        if self.project == "last" and self.positions == "every_block":
+            raise OptionError(
+                "decoder.project last adds positions in the encoder's width, before the blocks: use positions once."
+            )
 
     def build(
         self, modalities: Mapping[str, Modality], encoder: Encoder, tasks: Mapping[str, tuple[str, int]]
@@ -58,6 +69,11 @@ class SelfAttentionDecoder(Decoder):
             raise OptionError(
                 f"A self_attention decoder needs one latent per token, and {type(encoder).__name__} has a stride of "
                 f"{encoder.stride}: use the linear decoder."
+            )
+        if self.project == "none" and self.width != encoder.latent_width:
+            raise OptionError(
+                f"A decoder without a projection has the encoder's width, {encoder.latent_width}, and this one "
+                f"{self.width}: set one of them to the other, or use project first."
             )
         return SelfAttentionDecoderModule(self, modalities, encoder.latent_width, tasks)
 
@@ -73,14 +89,22 @@ class SelfAttentionDecoderModule(DecoderModule):
         tasks: Mapping[str, tuple[str, int]],
     ) -> None:
         super().__init__()
-        width = config.width if config.project == "first" else latent_width
-        self.project_last = config.project == "last"
-        self.embed = nn.Linear(latent_width, config.width, bias=config.embed_bias)
+        width = latent_width if config.project == "last" else config.width
+        self.project, self.every_block = config.project, config.positions == "every_block"
+        projected = config.project != "none"
+        self.embed = nn.Linear(latent_width, config.width, bias=config.embed_bias) if projected else nn.Identity()
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, width), std=0.02))
         self.positions = nn.ModuleDict({name: modality.position(width) for name, modality in modalities.items()})
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, mlp_ratio=config.mlp_ratio, bias=config.bias, eps=config.eps)
-            for _ in range(config.depth)
+            Block(
+                config.width,
+                config.heads,
+                mlp_ratio=config.mlp_ratio,
+                bias=config.bias,
+                eps=config.eps,
+                drop_path=config.drop_path * number / max(config.depth - 1, 1),
+            )
+            for number in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.width, eps=config.eps)
         self.heads = nn.ModuleDict({task: nn.Linear(config.width, size) for task, (_, size) in tasks.items()})
@@ -92,36 +116,40 @@ class SelfAttentionDecoderModule(DecoderModule):
         self, latents: Latents, tokens: Mapping[str, Tokens], queries: Mapping[str, Query]
     ) -> dict[str, Float[Tensor, "b m p"]]:
         b = latents.at.shape[0]
-        seen = self._project(latents.values, last=False)
-        codes = {name: self.positions[name](tokens[name]) for name in dict.fromkeys([*dict(latents.layout), *queries])}
+        seen = self._project(latents.values, "first")
+        codes = {name: self.positions[name](tokens[name]) for name, _ in latents.layout}
         context = torch.cat([codes[name].expand(b, -1, -1) for name, _ in latents.layout], dim=1)
-        parts, valids, places, start = [seen + gather_tokens(context, latents.at)], [latents.valid], {}, seen.shape[1]
+        parts, placed = [seen], [gather_tokens(context, latents.at)]
+        valids, places, start = [latents.valid], {}, seen.shape[1]
         for name, query in queries.items():
-            parts.append(self.mask_token + gather_tokens(codes[name], query.ids))
+            same = name in codes and query.tokens is tokens[name]
+            placed.append(gather_tokens(codes[name] if same else self.positions[name](query.tokens), query.ids))
+            parts.append(self.mask_token.to(seen.dtype).expand_as(placed[-1]))
             valids.append(query.valid)
             places[name] = slice(start, start := start + query.ids.shape[1])
         if latents.globals is not None:
-            parts.append(self._project(latents.globals, last=False))
+            parts.append(self._project(latents.globals, "first"))
+            placed.append(torch.zeros_like(parts[-1]))
             valids.append(None)
-        x = self._attend(self._project(torch.cat(parts, dim=1), last=True), parts, valids)
+        x, positions = torch.cat(parts, dim=1), torch.cat(placed, dim=1)
+        if self.every_block:
+            x = run_blocks(self.blocks, x, _mask(parts, valids), positions)
+        else:
+            x = run_blocks(self.blocks, self._project(x + positions, "last"), _mask(parts, valids))
         normed = {name: self.norm(x[:, place]) for name, place in places.items()}
         return {task: self.heads[task](normed[name]) for task, name in self.modality_of.items()}
 
-    def _project(self, x: Float[Tensor, "b n c"], *, last: bool) -> Float[Tensor, "b n d"]:
+    def _project(self, x: Float[Tensor, "b n c"], turn: str) -> Float[Tensor, "b n d"]:
         """The projection, where it is this one's turn."""
-        return self.embed(x) if last is self.project_last else x
+        return self.embed(x) if turn == self.project else x
 
-    def _attend(
-        self, x: Float[Tensor, "b n d"], parts: list[Tensor], valids: list[Tensor | None]
-    ) -> Float[Tensor, "b n d"]:
-        """The blocks, without a mask wherever everything is statically full."""
-        mask = None
-        if any(valid is not None for valid in valids):
-            flags = [
-                torch.ones_like(part[..., 0], dtype=torch.bool) if valid is None else valid
-                for part, valid in zip(parts, valids, strict=True)
-            ]
-            mask = attention_mask(torch.cat(flags, dim=1))
-        for block in self.blocks:
-            x = block(x, mask)
-        return x
+
+def _mask(parts: list[Tensor], valids: list[Tensor | None]) -> Mask | None:
+    """None wherever everything is statically full."""
+    if all(valid is None for valid in valids):
+        return None
+    flags = [
+        torch.ones_like(part[..., 0], dtype=torch.bool) if valid is None else valid
+        for part, valid in zip(parts, valids, strict=True)
+    ]
+    return attention_mask(torch.cat(flags, dim=1))

@@ -7,12 +7,13 @@ from types import MappingProxyType
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor, nn
 
-from mmim.corruption.corruption import Corruption, CorruptionModule
+from mmim.corruption.corruption import Corruption, CorruptionModule, Sides
 from mmim.corruption.drop import Drop
-from mmim.modality import Modality
+from mmim.draw import Draw
+from mmim.modality import BatchEmbedder, Modality
 from mmim.parts import Part
 from mmim.records import Latents, Split, Tokens, gather_tokens
 
@@ -103,31 +104,76 @@ class Trunk(nn.Module):
         self.positions = nn.ModuleDict(
             {name: modality.position(encoder.width) for name, modality in modalities.items()}
         )
-        self.corruption = nn.ModuleDict({name: part.build(encoder.width) for name, part in chosen.items()})
+        self.corruption = nn.ModuleDict(
+            {name: part.build(encoder.width, modalities[name]) for name, part in chosen.items()}
+        )
         self.encoder = encoder.build(modalities)
 
-    def branch(self, name: str, tokens: Tokens, split: Split) -> Visible:
-        """Embed what the encoder is to see, add nothing yet, and run the modality's own blocks."""
-        visible = self._everywhere(name, tokens, split) if name in self.keeps_all else self._kept(name, tokens, split)
+    def sides(self, name: str, tokens: Tokens, split: Split) -> Sides:
+        """A modality's tokens and split as encoder and decoders have them."""
+        return self._corruption(name).sides(tokens, split)
+
+    def branch(self, name: str, tokens: Tokens, split: Split, present: Bool[Tensor, " b"], draw: Draw) -> Visible:
+        """Embed what the encoder is to see, add nothing yet, and run the modality's own blocks.
+
+        draw: of the corruption.
+        """
+        everywhere = name in self.keeps_all
+        visible = (
+            self._everywhere(name, tokens, split, present, draw)
+            if everywhere
+            else self._kept(name, tokens, split, present)
+        )
         return self.encoder.branch(name, visible)
 
-    def _kept(self, name: str, tokens: Tokens, split: Split) -> Visible:
-        """Gather, then embed only what is visible."""
-        content = self.embedders[name](gather_tokens(tokens.values, split.ids_keep))
+    def _kept(self, name: str, tokens: Tokens, split: Split, present: Bool[Tensor, " b"]) -> Visible:
+        """Gather, then embed only what is visible, unless the embedder asks for more."""
+        if self._sees_hidden(name):
+            content = gather_tokens(self._embed(name, tokens.values, tokens.valid, present), split.ids_keep)
+        else:
+            content = self._embed(name, gather_tokens(tokens.values, split.ids_keep), split.keep_valid, present)
         positions = gather_tokens(self.positions[name](tokens), split.ids_keep)
         return Visible(content, positions, split.ids_keep, tokens, split.keep_valid)
 
-    def _everywhere(self, name: str, tokens: Tokens, split: Split) -> Visible:
-        """Embed all tokens and replace the hidden ones; their content goes nowhere."""
-        masked = (
-            torch.ones_like(split.ids_masked, dtype=torch.bool) if split.masked_valid is None else split.masked_valid
-        )
+    def _everywhere(self, name: str, tokens: Tokens, split: Split, present: Bool[Tensor, " b"], draw: Draw) -> Visible:
+        """Embed all tokens and replace the hidden ones, before or after; their content goes nowhere.
+
+        Hidden is what is not kept: decoders may be asked for other places than these.
+        """
+        kept = torch.ones_like(split.ids_keep, dtype=torch.bool) if split.keep_valid is None else split.keep_valid
         b, n = tokens.values.shape[:2]
-        hidden = torch.zeros(b, n, dtype=torch.bool, device=masked.device).scatter(1, split.ids_masked, masked)
-        corruption: CorruptionModule = self.corruption[name]  # type: ignore[assignment]
-        content = corruption.embedded(self.embedders[name](tokens.values), hidden)
-        ids = torch.arange(n, device=masked.device).expand(b, -1)
-        return Visible(content, self.positions[name](tokens).expand(b, -1, -1), ids, tokens, tokens.valid)
+        hidden = ~torch.zeros(b, n, dtype=torch.bool, device=kept.device).scatter(1, split.ids_keep, kept)
+        hidden = hidden if tokens.valid is None else hidden & tokens.valid
+        corruption = self._corruption(name)
+        counts = tokens.valid
+        if not self._sees_hidden(name):
+            counts = ~hidden if counts is None else counts & ~hidden
+        content = self._embed(name, corruption.content(tokens, hidden, draw), counts, present)
+        ids = torch.arange(n, device=kept.device).expand(b, -1)
+        positions = self.positions[name](tokens).expand(b, -1, -1)
+        return Visible(corruption.embedded(content, hidden), positions, ids, tokens, tokens.valid)
+
+    def _sees_hidden(self, name: str) -> bool:
+        """Whether hidden tokens count in statistics of the embedder."""
+        embedder = self.embedders[name]
+        return isinstance(embedder, BatchEmbedder) and embedder.sees_hidden
+
+    def _embed(
+        self,
+        name: str,
+        values: Num[Tensor, "b k *piece"],
+        valid: Bool[Tensor, "b k"] | None,
+        present: Bool[Tensor, " b"],
+    ) -> Float[Tensor, "b k d"]:
+        embedder = self.embedders[name]
+        if not isinstance(embedder, BatchEmbedder):
+            embedded: Tensor = embedder(values)
+            return embedded
+        counted = present[:, None].expand(values.shape[:2])
+        return embedder(values, counted if valid is None else counted & valid)  # type: ignore[no-any-return]
+
+    def _corruption(self, name: str) -> CorruptionModule:
+        return self.corruption[name]  # type: ignore[return-value]
 
 
 def pack(
@@ -150,6 +196,11 @@ def pack(
         full = [torch.ones_like(ids, dtype=torch.bool) for ids in at]
         valid = torch.cat([f if flags is None else flags for f, flags in zip(full, valids, strict=True)], dim=1)
     return torch.cat(values, dim=1), torch.cat(at, dim=1), valid
+
+
+def pack_positions(visible: Mapping[str, Visible], layout: Layout) -> Float[Tensor, "b k d"]:
+    """The position codes in the order of `pack`."""
+    return torch.cat([visible[name].positions for name, _ in layout if name in visible], dim=1)
 
 
 def _presence(part: Visible, present: Bool[Tensor, " b"] | None) -> Bool[Tensor, "b k"] | None:

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from mmim.encoders.encoder import Encoder, EncoderModule, Layout, Visible, pack
+from mmim.encoders.encoder import Encoder, EncoderModule, Layout, Visible, pack, pack_positions
 from mmim.errors import OptionError, expect
-from mmim.layers.block import Bias, Block, Mask, attention_mask
+from mmim.layers.block import Bias, Block, Mask, Norm, Positions, attention_mask, run_blocks
 from mmim.layers.relative import RelativeBias
 from mmim.modality import Modality
 from mmim.records import Latents
@@ -19,7 +19,7 @@ from mmim.records import Latents
 
 @dataclass(frozen=True, kw_only=True)
 class JointEncoder(Encoder):
-    """Pre-norm transformer blocks: `branch_depth` for each modality alone, then `depth` that all share, then a norm.
+    """Transformer blocks: `branch_depth` for each modality alone, then `depth` that all share, then a norm.
 
     (0, 12) is MAE and VideoMAE with one modality, MultiMAE and 4M with several.
     """
@@ -38,8 +38,14 @@ class JointEncoder(Encoder):
     """Attention biases: one fused vector (MAE), q and v only (VideoMAE, SimMIM, BEiT), none."""
     eps: float = 1e-6
     """Of every norm (MAE, VideoMAE: 1e-6)."""
+    norm: Norm = "pre"
+    """Norms before attention and MLP (MAE, VideoMAE), or behind them (BERT)."""
+    embed_norm: bool = False
+    """A norm of content and position, before the first block (BERT, data2vec 2: yes)."""
     final_norm: bool = True
-    """A norm after the last block (MAE, VideoMAE: yes; MultiMAE: no)."""
+    """A norm after the last block (MAE, VideoMAE: yes; MultiMAE, and post-norm blocks: no)."""
+    positions: Positions = "once"
+    """Position codes added before the first block, or to the stream before every block (Point-MAE)."""
     global_tokens: int = 0
     """Learned tokens without a place that join the shared blocks (the class token of MAE, SimMIM, BEiT: 1)."""
     relative_bias: bool = False
@@ -64,6 +70,10 @@ class JointEncoder(Encoder):
         expect(0 <= self.drop_path < 1, self.drop_path, "a share in [0, 1)", "encoder.drop_path")
         scale = self.layer_scale
         expect(scale is None or math.isfinite(scale), scale, "finite, or None", "encoder.layer_scale")
+        if self.norm == "post" and self.final_norm:
+            raise OptionError("encoder.norm post ends with a norm already: use encoder.final_norm False.")
+        if self.embed_norm and self.positions == "every_block":
+            raise OptionError("encoder.embed_norm is for positions that are added once: leave it out.")
 
     def build(self, modalities: Mapping[str, Modality]) -> "JointEncoderModule":
         return JointEncoderModule(self, modalities)
@@ -83,28 +93,33 @@ class JointEncoderModule(EncoderModule):
         self.branches = nn.ModuleDict({name: blocks(0, config.branch_depth) for name in apart})
         self.blocks = blocks(config.branch_depth, depth)
         self.norm = nn.LayerNorm(config.width, eps=config.eps) if config.final_norm else nn.Identity()
+        self.embed_norm = nn.LayerNorm(config.width, eps=config.eps) if config.embed_norm else nn.Identity()
+        self.every_block = config.positions == "every_block"
         some = config.global_tokens > 0
         self.global_tokens = nn.Parameter(0.02 * torch.randn(1, config.global_tokens, config.width)) if some else None
         self.relative = RelativeBias(_only_map(modalities), config.heads) if config.relative_bias else None
 
     def branch(self, name: str, visible: Visible) -> Visible:
-        values = visible.values + visible.positions
+        codes = visible.positions if self.every_block else None
+        values = visible.values if self.every_block else self.embed_norm(visible.values + visible.positions)
         if name in self.branches:
             mask = None if visible.valid is None else attention_mask(visible.valid)
-            values = _run(self.branches[name], values, mask)
+            values = run_blocks(cast("nn.ModuleList", self.branches[name]), values, mask, codes)
         return replace(visible, values=values)
 
     def joint(
         self, visible: Mapping[str, Visible], layout: Layout, present: Mapping[str, Bool[Tensor, " b"]]
     ) -> Latents:
         values, at, valid = pack(visible, layout, present)
+        codes = pack_positions(visible, layout) if self.every_block else None
         places = values.shape[1]
         everybody = valid
         if self.global_tokens is not None:
             tokens = self.global_tokens.to(values.dtype).expand(len(values), -1, -1)
             values = torch.cat([values, tokens], dim=1)
             everybody = None if valid is None else nn.functional.pad(valid, (0, tokens.shape[1]), value=True)
-        out = self.norm(_run(self.blocks, values, self._mask(visible, everybody)))
+            codes = None if codes is None else nn.functional.pad(codes, (0, 0, 0, tokens.shape[1]))
+        out = self.norm(run_blocks(self.blocks, values, self._mask(visible, everybody), codes))
         return Latents(out[:, :places], at, layout, valid, None if self.global_tokens is None else out[:, places:])
 
     def _mask(self, visible: Mapping[str, Visible], valid: Bool[Tensor, "b n"] | None) -> Mask | None:
@@ -130,6 +145,7 @@ def _block(config: JointEncoder, number: int, depth: int) -> Block:
         eps=config.eps,
         layer_scale=config.layer_scale,
         drop_path=config.drop_path * number / max(depth - 1, 1),
+        norm=config.norm,
     )
     if config.init == "scaled":
         for linear in (module for module in block.modules() if isinstance(module, nn.Linear)):
@@ -137,12 +153,6 @@ def _block(config: JointEncoder, number: int, depth: int) -> Block:
         for linear in (block.attn.proj, block.mlp.fc2):
             linear.weight.data.div_(math.sqrt(2 * (number + 1)))
     return block
-
-
-def _run(blocks: nn.Module, values: Float[Tensor, "b k d"], mask: Mask | None) -> Float[Tensor, "b k d"]:
-    for block in blocks:  # type: ignore[attr-defined]
-        values = block(values, mask)
-    return values
 
 
 def _among(

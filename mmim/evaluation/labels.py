@@ -4,7 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +142,8 @@ def _match(table: LabelTable, ids: Sequence[str], names: Sequence[str], root: Pa
         if _stem(key) in wanted:
             _enter(stems, _stem(key), row, table, names)
     found = [full.get(one, full.get(_stem(one), stems.get(one, -1))) for one in ids]
+    if not any(row >= 0 for row in found) and table.rows:
+        return _match(replace(table, keys=table.rows, rows=()), ids, names, root)
     if not any(row >= 0 for row in found):
         raise DataError(
             f"None of the {len(ids)} samples is in {table.path}: its {len(table.keys)} rows are named like "

@@ -4,23 +4,29 @@ import csv
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmim.errors import DataError
 
 KEYS = ("id", "file", "path")
+BLANK = " \t\n\r\v\f"
+"""What a blank line holds: the same as for those who read its samples."""
 _WORDS = re.compile(r"(.*?\.\w+)[\s,]+([^\W\d].*)")  # `clip.mp4 playing guitar`, a label in words
 _FRAMES = re.compile(r"(.*\.\w+)\s+-?\d+")  # `clip.mp4 0` of a line `clip.mp4 0 -1`
 
 
 @dataclass(frozen=True, slots=True)
 class LabelTable:
-    """`keys[i]` names a sample as the file at `path` writes it; `columns[name][i]` is its cell, or empty."""
+    """`keys[i]` names a sample as the file at `path` writes it; `columns[name][i]` is its cell, or empty.
+
+    rows: names of the lines themselves, where a file may hold samples and labels alike.
+    """
 
     path: Path
     keys: tuple[str, ...]
     columns: dict[str, tuple[str, ...]]
+    rows: tuple[str, ...] = ()
 
 
 def read_table(path: Path) -> LabelTable:
@@ -28,7 +34,8 @@ def read_table(path: Path) -> LabelTable:
 
     A folder             its `index.csv`
     index.csv            quoted; the first column names the file, or is its stem without suffix
-    *.csv *.tsv *.jsonl  a manifest; the first of the columns id, file, path names the file
+    *.csv *.tsv *.jsonl  a manifest; the first of the columns id, file, path names the file. Lines of a .jsonl may be
+                         the samples themselves: they are `file.jsonl#0`, `file.jsonl#1` ..., without blank lines
     any other, and a .csv without a comma in its first line
                          a list as VideoMAE reads: `path label` per line, or `path frames label`; its column is `label`
 
@@ -37,7 +44,7 @@ def read_table(path: Path) -> LabelTable:
     """
     path = path / "index.csv" if path.is_dir() else path
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="\n" if path.suffix == ".jsonl" else "") as file:
             lines = list(file)  # str.splitlines would also break at U+2028
     except FileNotFoundError:
         raise DataError(f"No label table at {path}: give a folder with an index.csv, a manifest, or a list.") from None
@@ -47,7 +54,7 @@ def read_table(path: Path) -> LabelTable:
     if not lines:
         raise DataError(f"The label table {path} is empty: write one row per sample.")
     if path.suffix == ".jsonl":
-        return _from_records(path, list(_json_records(path, lines)))
+        return _from_json(path, list(_json_records(path, lines)))
     if path.suffix == ".tsv":
         return _from_records(path, list(_csv_records(path, lines, "\t")))
     if path.suffix == ".csv" and "," in lines[0]:
@@ -72,17 +79,25 @@ def _csv_records(path: Path, lines: list[str], delimiter: str) -> Iterator[dict[
 
 def _json_records(path: Path, lines: list[str]) -> Iterator[dict[str, str]]:
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
+        if not line.strip(BLANK):
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not JSON ({error}). Write one object per line.") from error
         if not isinstance(record, dict):
             raise DataError(
                 f"{path}, line {number}: {line.strip()[:40]!r} is not an object. Write one object per line."
             )
         yield {name: _cell(value) for name, value in record.items()}
+
+
+def _from_json(path: Path, records: list[dict[str, str]]) -> LabelTable:
+    """Records that name their file, or are samples themselves, or both."""
+    rows = tuple(f"{path.name}#{row}" for row in range(len(records)))
+    if any(name in record for record in records for name in KEYS):
+        return replace(_from_records(path, records), rows=rows)
+    return _from_records(path, [{"id": name, **record} for name, record in zip(rows, records, strict=True)])
 
 
 def _cell(value: object) -> str:

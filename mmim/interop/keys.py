@@ -111,6 +111,17 @@ class Ledger:
         tensor = self.take(old)
         self.put(new, None if tensor is None else change(tensor), old)
 
+    def move_count(self, new: str, old: str) -> None:
+        """A whole number, such as the batches that a norm has seen, as it is.
+
+        Raises:
+            CheckpointError: it is none.
+        """
+        tensor = self._use(old)
+        if tensor is not None and (tensor.is_floating_point() or tensor.is_complex() or tensor.numel() != 1):
+            raise CheckpointError(f"{self._written[old]!r} is no whole number, but {tensor.dtype} of {tensor.numel()}.")
+        self.put(new, None if tensor is None else tensor.long().reshape(()), old)
+
     def join(self, new: str, olds: Sequence[str]) -> None:
         """Several tensors as one, along their first axis."""
         parts = [self.take(old) for old in olds]

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from mmim.errors import OptionError
 
 Bias = Literal["qkv", "qv", "none"]
+Norm = Literal["pre", "post"]
+"""Whether norms stand before attention and MLP, inside of the residuals (ViT), or behind each sum (BERT)."""
 
 Mask = Bool[Tensor, "_b 1 #n n"] | Float[Tensor, "_b #h #n n"]
 """True where a token may be attended to; or numbers to add to the logits of each head, -inf where it may not."""
@@ -60,7 +62,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block. Dosovitskiy et al. 2021, section 3.1.
+    """A transformer block, pre-norm (Dosovitskiy et al. 2021, section 3.1) or post-norm (Vaswani et al. 2017).
 
     layer_scale  initial value of a learned factor for each channel of both residuals, `gamma_1` and `gamma_2` as BEiT
                  names them (Touvron et al. 2021, CaiT, section 2.1); None: no factor
@@ -80,24 +82,45 @@ class Block(nn.Module):
         eps: float = 1e-6,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
+        norm: Norm = "pre",
     ) -> None:
         super().__init__()
+        self.post_norm = norm == "post"
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attn = Attention(width, heads, bias)
         self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.mlp = Mlp(width, int(width * mlp_ratio + 1e-6))  # of a ratio that was once hidden / width
         self.gamma_1 = None if layer_scale is None else nn.Parameter(torch.full((width,), layer_scale))
         self.gamma_2 = None if layer_scale is None else nn.Parameter(torch.full((width,), layer_scale))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.apply(init_linear)
 
     def forward(self, x: Float[Tensor, "b n d"], mask: Mask | None = None) -> Float[Tensor, "b n d"]:
+        if self.post_norm:
+            x = self.norm1(x + self._residual(self.attn(x, mask), self.gamma_1))
+            return self.norm2(x + self._residual(self.mlp(x), self.gamma_2))  # type: ignore[no-any-return]
         x = x + self._residual(self.attn(self.norm1(x), mask), self.gamma_1)
         return x + self._residual(self.mlp(self.norm2(x)), self.gamma_2)
 
     def _residual(self, x: Float[Tensor, "b n d"], gamma: Float[Tensor, " d"] | None) -> Float[Tensor, "b n d"]:
         out: Tensor = self.drop_path(x if gamma is None else x * gamma)
         return out
+
+
+Positions = Literal["once", "every_block"]
+"""Whether position codes are added once, before the first block, or to the stream before every block (Point-MAE)."""
+
+
+def run_blocks(
+    blocks: nn.ModuleList,
+    x: Float[Tensor, "b n d"],
+    mask: Mask | None = None,
+    positions: Float[Tensor, "b n d"] | None = None,
+) -> Float[Tensor, "b n d"]:
+    """Blocks one after the other; positions given are added before each."""
+    for block in blocks:
+        x = block(x if positions is None else x + positions, mask)
+    return x
 
 
 def init_linear(module: nn.Module) -> None:

@@ -73,7 +73,9 @@ class GridCode(nn.Module, ABC):
         else:
             code = self.codes(grid_coords(native, tokens.coords.device), native)
             code = stretched(code.reshape(*native, self.width), grid).reshape(1, -1, self.width)
-        return code.to(tokens.values.dtype if tokens.values.is_floating_point() else torch.get_default_dtype())
+        if tokens.values.is_floating_point():
+            return code.to(tokens.values.dtype)
+        return code if isinstance(self, LearnedTable) else code.to(torch.get_default_dtype())  # ids have no precision
 
     def _native_for(self, grid: tuple[int, ...]) -> tuple[int, ...]:
         """The grid of training, continued along the axes that go on."""
@@ -137,7 +139,7 @@ class LearnedTable(GridCode):
     Another grid stretches it; along an axis that goes on a shorter one has its beginning, and a longer one can't be.
     """
 
-    def __init__(self, width: int, native: tuple[int, int], extends: tuple[bool, bool] = (False, False)) -> None:
+    def __init__(self, width: int, native: tuple[int, ...], extends: tuple[bool, ...] = ()) -> None:
         super().__init__(width, native, extends)
         self.table = nn.Parameter(0.02 * torch.randn(1, prod(native), width))
 
@@ -145,7 +147,8 @@ class LearnedTable(GridCode):
         native = self.native or grid
         if any(extent > trained for extent, trained in zip(grid, native, strict=True)):
             raise OptionError(f"A learned table of {native} places can't go on to {grid}: read less at a time.")
-        return self.table.reshape(*native, -1)[: grid[0], : grid[1]].reshape(1, prod(grid), -1)
+        table = self.table.reshape(*native, -1)
+        return table[tuple(slice(extent) for extent in grid)].reshape(1, prod(grid), -1)
 
 
 class NoPosition(nn.Module):

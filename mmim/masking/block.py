@@ -3,12 +3,12 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
 from mmim.draw import Draw
-from mmim.errors import MaskingError, expect
+from mmim.errors import MaskingError
+from mmim.masking.boxes import check_sizes, covered, first_turn, sides
 from mmim.masking.groups import ordinals
 from mmim.modality import MaskingPolicy
 from mmim.records import Tokens
@@ -37,12 +37,7 @@ class BlockMasking(MaskingPolicy):
     """Lowest height / width of a block, and lowest width / height (BEiT: 0.3)."""
 
     def __post_init__(self) -> None:
-        for name in ("smallest", "largest"):
-            expect(getattr(self, name) >= 1, getattr(self, name), "at least 1", f"BlockMasking.{name}")
-        expect(
-            self.smallest <= self.largest, self.smallest, f"at most largest, {self.largest}", "BlockMasking.smallest"
-        )
-        expect(0 < self.aspect <= 1, self.aspect, "above 0 and at most 1", "BlockMasking.aspect")
+        check_sizes("BlockMasking", self.smallest, self.largest, self.aspect)
 
     def rank(self, tokens: Tokens, draw: Draw, hint: Tensor | None = None) -> Float[Tensor, "b n"]:
         if tokens.grid is None or len(tokens.grid) != 2:
@@ -57,19 +52,7 @@ class BlockMasking(MaskingPolicy):
         """How early a block covers each token: the highest number the first block, 0 none."""
         rows, columns = grid
         count = math.ceil(ROUNDS * rows * columns / (0.5 * (self.smallest + self.largest)))
-        shares = draw.uniform("block area", count).double()  # in float32 a side might round otherwise on a GPU
-        area = self.smallest + shares * (self.largest - self.smallest)
-        aspect = ((1 - 2 * draw.uniform("block aspect", count).double()) * math.log(self.aspect)).exp()
-        down = _covered(rows, (area * aspect).sqrt(), draw.uniform("block top", count))
-        across = _covered(columns, (area / aspect).sqrt(), draw.uniform("block left", count))
-        covered = down[:, :, :, None] & across[:, :, None, :]  # b count rows columns
-        turns = torch.arange(count, 0, -1, dtype=torch.int32, device=covered.device)[:, None, None]
-        return (covered * turns).amax(dim=1).flatten(1)
-
-
-def _covered(extent: int, length: Float[Tensor, "b k"], place: Float[Tensor, "b k"]) -> Tensor:
-    """Whether each block covers each step of an axis; `place` in [0, 1) says where it lies between the two ends."""
-    length = length.round().clamp(1, extent)
-    start = (place * (extent - length + 1)).floor()
-    steps = torch.arange(extent, device=length.device)
-    return (steps >= start[..., None]) & (steps < (start + length)[..., None])
+        height, width = sides(draw, count, self.smallest, self.largest, self.aspect)
+        down = covered(rows, height, draw.uniform("block top", count))
+        across = covered(columns, width, draw.uniform("block left", count))
+        return first_turn(down[:, :, :, None] & across[:, :, None, :])

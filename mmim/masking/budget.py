@@ -111,9 +111,11 @@ class Ratio(Budget):
         return {name: self._split(rank, tokens[name], groups.get(name, Groups())) for name, rank in ranks.items()}
 
     def _split(self, rank: Float[Tensor, "b n"], tokens: Tokens, groups: Groups) -> Split:
-        num_keep = self.num_keep(tokens.count, tokens.grid, groups.size)
         if tokens.valid is None:
-            return split_at(rank, num_keep)
+            return split_at(rank, self.num_keep(tokens.count, tokens.grid, groups.size))
+        if self.ratio == 1:
+            self.num_keep(tokens.count, tokens.grid, groups.size)  # which refuses it
+        num_keep = max(self._rounded(tokens.count // groups.size, self.ratio), 1) * groups.size  # as a short sample
         lengths = range(tokens.count + 1)  # of every length there may be; one that hides all keeps a group
         table = [max(self._rounded(places, self.ratio), min(places, 1)) for places in lengths]
         per_group = 1 if groups.valid is None else groups.valid.clamp(min=1)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int64, Num
 from torch import Tensor
 
+from mmim.errors import OptionError
 from mmim.modality import Modality, Target
 from mmim.records import Tokens, gather_tokens
 
@@ -40,6 +41,8 @@ class Pixels(Target):
         return self.normalise != "none"
 
     def size(self, modality: Modality) -> int:
+        if modality.vocabulary is not None:
+            raise OptionError(f"{type(modality).__name__} has ids and no pixels: use the target ids.")
         return prod(modality.piece)
 
     def values(self, tokens: Tokens, ids: Int64[Tensor, "b m"], modality: Modality) -> Float[Tensor, "b m p"]:

@@ -18,6 +18,7 @@ MODALITY_CHECKS: tuple[Check, ...] = (
     masking.a_sample_gets_the_same_mask_in_any_batch,
     masking.hidden_content_stays_hidden,
     masking.hidden_content_stays_hidden_behind_mask_tokens,
+    masking.hidden_content_stays_hidden_in_training,
     training.targets_fit_their_predictions,
     training.absent_samples_count_for_nothing,
     training.a_batch_without_anybody_is_harmless,

@@ -13,7 +13,7 @@ from mmim.data.sources import Sample
 from mmim.data.world.scene import scenes
 from mmim.decoders.self_attention import SelfAttentionDecoder
 from mmim.encoders.joint import JointEncoder
-from mmim.errors import DataError
+from mmim.errors import DataError, ReadError
 from mmim.masking.budget import Budget, Ratio
 from mmim.modality import Modality, Source
 from mmim.model import MaskedModel, Method, Step, Task
@@ -25,6 +25,15 @@ NAME = "sample"
 """What the modality is called in the batch and in the method."""
 HALF = Ratio(0.5, rounding="hidden_down")
 """The budget of the toy method: something stays visible of any sample."""
+
+
+def source_of(modality: Modality, file: Path) -> Source:
+    """The sample of a file; of one that holds several, the first."""
+    try:
+        rows = modality.rows_in(file)
+    except ReadError:
+        rows = None
+    return Source(file, rows[0] if rows else None)
 
 
 def depicted(modality: Modality, folder: Path, count: int = 4) -> list[Path]:
@@ -42,7 +51,7 @@ def loaded(modality: Modality, files: Sequence[Path], *, seed: int | None = None
 
     seed: of the training views; None for those of evaluation.
     """
-    samples = [Sample(path.name, {NAME: Source(path)}) for path in files]
+    samples = [Sample(path.name, {NAME: source_of(modality, path)}) for path in files]
     batches = load(samples, {NAME: modality}, in_order(len(files), len(files)), seed=seed, workers=workers)
     return next(batches)
 

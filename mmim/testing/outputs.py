@@ -26,7 +26,7 @@ def a_reconstruction_is_a_picture(modality: Modality, files: Sequence[Path]) -> 
         index = query.ids.reshape(*query.ids.shape, *[1] * (pieces.ndim - 2)).expand_as(pieces)
         values.append(values[0].scatter(1, index, pieces.to(values[0].dtype)))
     for data in values:
-        pictures = modality.render(modality.untokenize(data, tokens.grid))
+        pictures = modality.render(modality.untokenize(data, tokens))
         require(len(pictures) == len(files), f"{len(files)} pictures", len(pictures), modality, "render")
         for picture in pictures:
             kind = f"{picture.dtype} {picture.shape}"

@@ -11,7 +11,7 @@ import torch
 from mmim.draw import Draw
 from mmim.modality import Modality, Source
 from mmim.records import Raw
-from mmim.testing.example import example, leaves, loaded, raw_of
+from mmim.testing.example import example, leaves, loaded, raw_of, source_of
 from mmim.testing.failure import require
 
 KEYS = 8
@@ -21,7 +21,7 @@ KEYS = 8
 def reading_depends_on_the_draw_alone(modality: Modality, files: Sequence[Path]) -> None:
     """The same draw gives the same view to the bit, also among others, and whatever other generators are at."""
     for file in files:
-        source, draws = Source(file), [_draw(key) for key in range(KEYS)]
+        source, draws = source_of(modality, file), [_draw(key) for key in range(KEYS)]
         first = [_read(modality, source, draw, state=1) for draw in draws]
         again = [_read(modality, source, draw, state=2) for draw in draws]
         together = modality.read_many(source, draws)
@@ -34,14 +34,14 @@ def reading_depends_on_the_draw_alone(modality: Modality, files: Sequence[Path])
 def the_evaluation_view_is_always_the_same(modality: Modality, files: Sequence[Path]) -> None:
     """Without a draw nothing is random."""
     for file in files:
-        first, again = (_read(modality, Source(file), None, state) for state in (1, 2))
+        first, again = (_read(modality, source_of(modality, file), None, state) for state in (1, 2))
         require(equal(first, again), "the same view without a draw", f"another of {file.name}", modality, "read")
 
 
 def another_draw_gives_another_view(modality: Modality, files: Sequence[Path]) -> None:
     """Some file has several views. A modality that crops and moves nothing has this check waived."""
     for file in files:
-        views = modality.read_many(Source(file), [_draw(key) for key in range(KEYS)])
+        views = modality.read_many(source_of(modality, file), [_draw(key) for key in range(KEYS)])
         if not all(equal(views[0], view) for view in views[1:]):
             return
     require(False, "views that differ with the draw", f"one view for {KEYS} draws of every file", modality, "read")
@@ -49,7 +49,7 @@ def another_draw_gives_another_view(modality: Modality, files: Sequence[Path]) -
 
 def an_absent_sample_stands_among_others(modality: Modality, files: Sequence[Path]) -> None:
     """`blank` has the types of what is read, and collates with it."""
-    blank, view = modality.blank(), modality.read(Source(files[0]), None)
+    blank, view = modality.blank(), modality.read(source_of(modality, files[0]), None)
     require(
         _types(blank) == _types(view), f"tensors of {_types(view)}, as `read` gives", _types(blank), modality, "blank"
     )

@@ -10,6 +10,7 @@ import torch
 
 from mmim.errors import OptionError
 from mmim.modality import Modality
+from mmim.testing.example import source_of
 from mmim.testing.failure import CheckFailure
 
 Check = Callable[[Modality, Sequence[Path]], None]
@@ -35,7 +36,7 @@ def run(check: Check, modality: Modality, files: Sequence[Path], waivers: Waiver
         Exception: whatever the modality raises by itself.
     """
     with torch.random.fork_rng(devices=[]):  # torch's loader draws a seed whenever it starts
-        _run(check, modality, files, waivers)
+        _run(check, modality.prepare([source_of(modality, file) for file in files]), files, waivers)
 
 
 def _run(check: Check, modality: Modality, files: Sequence[Path], waivers: Waivers) -> None:

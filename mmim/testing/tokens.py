@@ -51,8 +51,7 @@ def untokenize_is_the_inverse_of_the_cut(modality: Modality, files: Sequence[Pat
     """
     raw = raw_of(example(modality, files))
     tokens = modality.tokenize(raw)
-    numbered = torch.arange(tokens.values.numel(), dtype=torch.float64).reshape(tokens.values.shape)
-    data = modality.untokenize(numbered.to(torch.float32 if numbered.numel() < 2**24 else torch.float64), tokens.grid)
+    data, numbered = _numbered(modality, tokens)
     permuted = data.numel() == numbered.numel() and torch.equal(data.flatten().double().sort()[0], numbered.flatten())
     require(permuted, "each value of the tokens once", "values lost, doubled or mixed", modality, "untokenize")
     apart = torch.equal(data[0].flatten().double().sort()[0], numbered[0].flatten())
@@ -65,8 +64,8 @@ def untokenize_is_the_inverse_of_the_cut(modality: Modality, files: Sequence[Pat
             modality,
             "untokenize",
         )
-    seen = modality.untokenize(modality.raw(tokens.values), tokens.grid)
-    if isinstance(raw, Tensor) and raw.shape == seen.shape:
+    seen = modality.untokenize(modality.raw(tokens.values), tokens)
+    if isinstance(raw, Tensor) and raw.shape == seen.shape and seen.is_floating_point():
         error = _beyond_scale_and_offset(seen, raw)
         require(error < 1e-4, "the raw data but for scale and offset", f"an error of {error:.2g}", modality, "raw")
 
@@ -77,6 +76,14 @@ def tokenizing_leaves_its_input_alone(modality: Modality, files: Sequence[Path])
     before = map_raw(lambda leaf: leaf.clone(), raw)
     modality.tokenize(raw)
     require(equal(before, raw), "raw data as they were", "others: it writes into them", modality, "tokenize")
+
+
+def _numbered(modality: Modality, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """Every value of the tokens numbered, untokenized (without the place that it may be relative to) and as it was."""
+    kind = torch.float64 if tokens.values.is_floating_point() else torch.int64
+    numbered = torch.arange(tokens.values.numel(), dtype=kind).reshape(tokens.values.shape)
+    data = modality.untokenize(numbered, tokens) - modality.untokenize(torch.zeros_like(numbered), tokens)
+    return data.double().round(), numbered.double()
 
 
 def _in_raster_order(tokens: Tokens) -> bool:

@@ -23,12 +23,16 @@ from mmim.training.quarantine import Quarantine
 from mmim.training.recipe import Recipe
 from mmim.training.tracker import Tracker
 
+SHAPES = 64
+"""Graphs of a compiled model at most: padded samples come in as many lengths, in steps that the modality chooses."""
+
 
 @dataclass(frozen=True)
 class Job:
     """All that a run needs, checked: what to train, on which samples, for how long, where."""
 
     recipe: Recipe
+    """Its modalities prepared for the samples."""
     samples: Sequence[Sample]
     layout: Layout
     steps: int
@@ -36,11 +40,20 @@ class Job:
     workers: int
     start: int = 0
     """The step whose checkpoint the run goes on from."""
+    given: Recipe | None = None
+    """The recipe as recipe.yaml has it, where its modalities were not prepared yet; None: the same."""
 
     @property
     def data(self) -> str:
-        """What tells the run's samples from others: their number and a hash of their names."""
-        return f"{len(self.samples)} files ({stable_hash(*(sample.id for sample in self.samples)):016x})"
+        """What tells the run's samples from others: their number, and a hash of their names.
+
+        Rows are named by numbers, so the sizes of the files that hold them count as well.
+        """
+        holders = {
+            source.path for sample in self.samples for source in sample.sources.values() if source.row is not None
+        }
+        sizes = sorted(path.stat().st_size for path in holders if path.exists())
+        return f"{len(self.samples)} files ({stable_hash(*(sample.id for sample in self.samples), *sizes):016x})"
 
     @property
     def checkpoints(self) -> Path:
@@ -60,12 +73,14 @@ def train(job: Job, accelerator: Accelerator, tracker: Tracker) -> MaskedModel:
         checkpoint.start_from(model, recipe.init, trunk_only=recipe.init_trunk_only)
     optimiser = recipe.optimiser.build(model, recipe.batch)
     if recipe.compile:
+        torch._dynamo.config.recompile_limit = SHAPES
         model.compile(fullgraph=True)
     wrapped, stepper = accelerator.prepare(model, optimiser)
     wrapped.train()
     quarantine = Quarantine(len(job.samples), recipe.max_bad, resume(job, model, optimiser, accelerator))
 
-    order = Order([sample.hash for sample in job.samples], recipe.seed, recipe.repeats)
+    lengths = [sample.length(recipe.modalities) for sample in job.samples]
+    order = Order([sample.hash for sample in job.samples], recipe.seed, recipe.repeats, lengths)
     batches = load(
         job.samples,
         recipe.modalities,
@@ -83,7 +98,8 @@ def train(job: Job, accelerator: Accelerator, tracker: Tracker) -> MaskedModel:
             group["lr"] = lr
 
         micros = [_fetch(batches, step, accelerator.device, tracker, quarantine) for _ in range(layout.accumulation)]
-        counts = global_counts(model, micros, accelerator)
+        counts, filled = global_counts(model, micros, accelerator)
+        tracker.padded(filled)
         losses = backward(wrapped, micros, counts, accelerator)
         norm = torch.zeros(())
         if any(bool(count) for count in counts.values()):
@@ -110,15 +126,21 @@ def fresh_model(recipe: Recipe) -> MaskedModel:
     return MaskedModel(recipe)
 
 
-def global_counts(model: MaskedModel, batches: Sequence[Batch], accelerator: Accelerator) -> dict[str, Tensor]:
+def global_counts(
+    model: MaskedModel, batches: Sequence[Batch], accelerator: Accelerator
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The count of every loss over all micro-batches of all processes, known before the first backward pass.
 
-    Without it several terms, unequal samples or accumulation would weigh tokens unequally.
+    Without it several terms, unequal samples or accumulation would weigh tokens unequally. Beside it how full padded
+    modalities are: valid tokens and places.
     """
-    each = [model.counts(batch) for batch in batches]
+    each, filled = zip(*(model.survey(batch) for batch in batches), strict=True)
     names = sorted(each[0])
     own = torch.stack([torch.stack([counts[name] for name in names]) for counts in each]).sum(dim=0)
-    return dict(zip(names, accelerator.reduce(own, "sum"), strict=True))
+    together = {
+        name: accelerator.reduce(torch.stack([part[name] for part in filled]).sum(dim=0), "sum") for name in filled[0]
+    }
+    return dict(zip(names, accelerator.reduce(own, "sum"), strict=True)), together
 
 
 def backward(

@@ -1,21 +1,25 @@
 """A picture of what a model reconstructs, for a person to look at."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Int64, Num, UInt8
 from torch import Tensor
 
+from mmim.corruption.corruption import Sides
 from mmim.data.loader import in_order, load
 from mmim.data.sources import Sample
 from mmim.modality import Modality
 from mmim.model import MaskedModel, Step
-from mmim.records import Split, Tokens
+from mmim.records import Tokens
+
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 FLATTERS = "Drawn with the hidden tokens' true mean and deviation, which are not predicted."
-EXTREME = 1e4
+EXTREME = 10**9
 """Beyond what any data hold, in raw units: where a picture differs between it and its opposite, nothing was seen."""
 WIDE = 2.5
 """Pictures whose width is more than so many heights stand below each other."""
@@ -33,42 +37,79 @@ def reconstructions(
     views = load(samples, model.method.modalities, in_order(len(samples), len(samples)), seed=None, workers=0)
     step, files = Step(model.to(device).eval(), batch := next(views).batch.to(device)), []
     for name, task in model.method.tasks.items():
-        modality, tokens = model.method.modalities[task.modality], step.tokens[task.modality]
-        split = step.splits[task.modality]
-        predicted = task.target.pieces(step.prediction(name), tokens, split.ids_masked, modality)
+        modality, side = model.method.modalities[task.modality], step.sides[task.modality]
+        query, counted = step.query(name)
+        predicted = task.target.pieces(step.prediction(name), query.tokens, query.ids, modality)
         present = [i for i, there in enumerate(batch.present[task.modality].tolist()) if there]
         if predicted is None or not present:
             continue
-        rows = _rows(modality, tokens, split, predicted)
+        rows = _rows(Canvas(modality, step.tokens[task.modality]), side, counted, predicted)
         pictures = [{title: rows[title][i] for title in rows} for i in present]
         files.append(_draw(pictures, folder / f"reconstruction-{name}.png", FLATTERS if task.target.flatters else ""))
     return files
 
 
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """The tokens of a modality, to be drawn."""
+
+    modality: Modality
+    tokens: Tokens
+
+    @property
+    def data(self) -> Num[Tensor, "b n *piece"]:
+        """Their content in raw units."""
+        return self.modality.raw(self.tokens.values)
+
+    def drawn(self, data: Num[Tensor, "b n *piece"], unknown: Bool[Tensor, "b n"] | None = None) -> list[Picture]:
+        """Pictures of content in the tokens' places, grey where it is unknown."""
+        if unknown is None:
+            return self.modality.render(self.modality.untokenize(data, self.tokens))
+        covered = unknown.reshape(*unknown.shape, *[1] * (data.ndim - 2))
+        low, high = (self.drawn(torch.where(covered, data.new_tensor(x), data)) for x in (-EXTREME, EXTREME))
+        return [
+            np.where((one != other).any(axis=-1, keepdims=True), np.uint8(128), one)
+            for one, other in zip(low, high, strict=True)
+        ]
+
+
 def _rows(
-    modality: Modality, tokens: Tokens, split: Split, predicted: Float[Tensor, "b m *piece"]
-) -> dict[str, list[UInt8[np.ndarray, "H W 3"]]]:
-    original = modality.raw(tokens.values)
-
-    def placed(pieces: Tensor) -> list[UInt8[np.ndarray, "H W 3"]]:
-        index = split.ids_masked.reshape(*split.ids_masked.shape, *[1] * (pieces.ndim - 2)).expand_as(pieces)
-        pieces = pieces.to(original.dtype)
-        if split.masked_valid is not None:  # the other places are asked for in vain
-            asked = split.masked_valid.reshape(index.shape[:2] + (1,) * (pieces.ndim - 2))
-            pieces = torch.where(asked, pieces, original.gather(1, index))
-        return modality.render(modality.untokenize(original.scatter(1, index, pieces), tokens.grid))
-
-    return {
-        "original": modality.render(modality.untokenize(original, tokens.grid)),
-        "seen by the encoder": [
-            np.where((low != high).any(axis=-1, keepdims=True), np.uint8(128), low)
-            for low, high in zip(*(placed(torch.full_like(predicted, x)) for x in (-EXTREME, EXTREME)), strict=True)
-        ],
-        "predicted where hidden": placed(predicted),
-    }
+    whole: Canvas, side: Sides, counted: Bool[Tensor, "b m"], predicted: Num[Tensor, "b m *piece"]
+) -> dict[str, list[Picture]]:
+    """The views, by title."""
+    seen, asked = Canvas(whole.modality, side.tokens), Canvas(whole.modality, side.asked)
+    hidden = ~_places(side.split.ids_keep, side.split.keep_valid, side.tokens.count)
+    if side.tokens.valid is not None:
+        hidden = hidden & side.tokens.valid
+    rows = {"original": whole.drawn(whole.data), "seen by the encoder": seen.drawn(seen.data, hidden)}
+    filled = _filled(asked.data, predicted, side.asked_split.ids_masked, counted)
+    if side.asked is not side.tokens:  # sentinels: two sequences
+        return rows | {"asked for": asked.drawn(asked.data), "predicted": asked.drawn(filled)}
+    not_asked = hidden & ~_places(side.asked_split.ids_masked, counted, side.asked.count)
+    return rows | {"predicted where hidden": asked.drawn(filled, not_asked if bool(not_asked.any()) else None)}
 
 
-def _draw(samples: list[dict[str, UInt8[np.ndarray, "H W 3"]]], file: Path, note: str) -> Path:
+def _places(ids: Int64[Tensor, "b k"], valid: Bool[Tensor, "b k"] | None, n: int) -> Bool[Tensor, "b n"]:
+    """Which of n places are among the valid ids."""
+    at = ids if valid is None else torch.where(valid, ids, n)
+    there = torch.zeros(len(ids), n + 1, dtype=torch.bool, device=ids.device)
+    return there.scatter(1, at, True)[:, :n]  # type: ignore[call-overload, no-any-return]
+
+
+def _filled(
+    data: Num[Tensor, "b n *piece"],
+    pieces: Num[Tensor, "b m *piece"],
+    ids: Int64[Tensor, "b m"],
+    counted: Bool[Tensor, "b m"],
+) -> Num[Tensor, "b n *piece"]:
+    """Content with the counted pieces in their places; the others are asked for in vain."""
+    at = torch.where(counted, ids, data.shape[1])
+    index = at.reshape(*at.shape, *[1] * (pieces.ndim - 2)).expand_as(pieces)
+    padded = torch.cat([data, data[:, :1]], dim=1)
+    return padded.scatter(1, index, pieces.to(data.dtype))[:, :-1]
+
+
+def _draw(samples: list[dict[str, Picture]], file: Path, note: str) -> Path:
     """The views of each sample: side by side, or below each other where they are wide."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

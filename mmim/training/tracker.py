@@ -2,12 +2,14 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from jaxtyping import Int64
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from mmim.data.loader import Unreadable
 
@@ -18,14 +20,15 @@ class Tracker:
     """Metrics of one run. Silent in every process but the main one.
 
     `metrics.jsonl` has one object per logged step: `step`, `loss` (the global mean of this step, unsmoothed) and each
-    of its parts, `lr`, `grad_norm`, `samples_per_s` and `data_wait` (share of the time spent waiting for data) since
-    the line before.
+    of its parts, `lr`, `grad_norm`, and since the line before `samples_per_s`, `data_wait` (share of the time spent
+    waiting for data) and, of samples of several lengths, `padding/MODALITY` (share of the tokens that pad).
     """
 
     def __init__(self, folder: Path, start: int, steps: int, *, main: bool, console: Console) -> None:
         self.folder, self.steps, self.main, self.console = folder, steps, main, console
         self._mark = time.perf_counter()
         self._samples, self._wait = 0, 0.0
+        self._filled: dict[str, Tensor] = {}
         self._said = time.perf_counter()
         if not main:
             return
@@ -50,6 +53,11 @@ class Tracker:
         """Time spent waiting for data."""
         self._wait += seconds
 
+    def padded(self, filled: Mapping[str, Int64[Tensor, "2"]]) -> None:
+        """Valid tokens and places of the modalities that are padded."""
+        for name, numbers in filled.items():
+            self._filled[name] = self._filled.get(name, 0) + numbers
+
     def advance(self, samples: int) -> None:
         """One optimiser step is done."""
         self._samples += samples
@@ -61,11 +69,12 @@ class Tracker:
         now = time.perf_counter()
         elapsed = max(now - self._mark, 1e-9)
         rate, wait = self._samples / elapsed, min(1.0, self._wait / elapsed)
-        self._mark, self._samples, self._wait = now, 0, 0.0
+        padding = {f"padding/{name}": round(1 - valid / places, 4) for name, (valid, places) in self._shares()}
+        self._mark, self._samples, self._wait, self._filled = now, 0, 0.0, {}
         if not self.main:
             return
         line = {"step": step, "loss": sum(losses.values()), "lr": lr, "grad_norm": grad_norm}
-        line |= {"samples_per_s": round(rate, 2), "data_wait": round(wait, 4), **losses}
+        line |= {"samples_per_s": round(rate, 2), "data_wait": round(wait, 4), **padding, **losses}
         with self.file.open("a") as file:
             file.write(json.dumps(line) + "\n")
         text = f"loss {line['loss']:.4f}  lr {lr:.2e}  {rate:.1f} samples/s  waiting for data {wait:.0%}"
@@ -73,6 +82,9 @@ class Tracker:
         if not self.console.is_terminal and (now - self._said > 10 or step == self.steps):
             self._said = now
             self.console.print(f"step {step}/{self.steps}  {text}")
+
+    def _shares(self) -> list[tuple[str, list[int]]]:
+        return [(name, numbers.tolist()) for name, numbers in self._filled.items()]
 
     def stop(self) -> None:
         """Take the bar off the terminal."""

@@ -157,7 +157,7 @@ def read_config(weights: Weights, kind: str, defaults: Mapping[str, Any]) -> dic
     if config.get("model_type") != kind:
         raise CheckpointError(f"config.json is of model_type {config.get('model_type')!r}, and this is for {kind!r}.")
     for name, value in (("hidden_act", "gelu"), ("num_channels", 3)):
-        if config[name] != value:
+        if config.get(name, value) != value:
             raise CheckpointError(f"config.json has {name} {config[name]!r}, and ours is {value!r}.")
     for name, value in defaults.items():
         fits = type(config[name]) is type(value) or (isinstance(value, float) and isinstance(config[name], int))
@@ -204,20 +204,20 @@ def _read_decoder(config: Mapping[str, Any], bias: Bias) -> SelfAttentionDecoder
 
 def _move_encoder(ledger: Ledger, name: str, encoder: JointEncoder) -> None:
     move_affine(ledger, f"trunk.embedders.{name}.proj", "embeddings.patch_embeddings.projection")
-    _join_blocks(ledger, "trunk.encoder.blocks.", "blocks.", encoder.depth, encoder.bias)
+    join_blocks(ledger, "trunk.encoder.blocks.", "blocks.", encoder.depth, encoder.bias)
     if encoder.final_norm:
         move_affine(ledger, "trunk.encoder.norm", "layernorm")
 
 
 def _move_decoder(ledger: Ledger, name: str, decoder: SelfAttentionDecoder, ends: tuple[str, str, str, str]) -> None:
-    _join_blocks(ledger, f"decoders.{name}.blocks.", "decoder.blocks.", decoder.depth, decoder.bias)
+    join_blocks(ledger, f"decoders.{name}.blocks.", "decoder.blocks.", decoder.depth, decoder.bias)
     move_ends(ledger, name, ends, decoder.embed_bias)
 
 
 _SAME = ("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 
-def _join_blocks(ledger: Ledger, new: str, old: str, depth: int, bias: Bias) -> None:
+def join_blocks(ledger: Ledger, new: str, old: str, depth: int, bias: Bias) -> None:
     """Blocks with queries, keys and values joined."""
     for block in range(depth):
         here, there = f"{new}{block}.", f"{old}{block}."

@@ -12,7 +12,8 @@ from mmim.interop.converter import Options, Setting
 from mmim.interop.keys import Ledger
 from mmim.interop.vit import Grid
 from mmim.layers.positions import MapPositions
-from mmim.masking.budget import Ratio
+from mmim.masking.budget import Budget, Ratio
+from mmim.masking.dual import DualMasking
 from mmim.modality import Modality
 from mmim.model import Method
 from mmim.targets.pixels import Pixels
@@ -82,8 +83,7 @@ def method_of(
 
     ratio, normalised: the share of hidden tokens and whether the target is normalised, where a file says so.
     """
-    (name,), budget = recipe.modalities, cast("Ratio", recipe.budget)
-    known = float(ratio) if isinstance(ratio, int | float) else budget.ratio
+    (name,) = recipe.modalities
     tasks = {}
     if decoder is not None:
         target = cast("Pixels", recipe.tasks[name].target)
@@ -92,9 +92,18 @@ def method_of(
     return Method(
         modalities={name: modality},
         masking=recipe.masking,
-        budget=replace(budget, ratio=options.need("ratio", known, "the ratio")),
+        budget=_hiding(recipe.budget, ratio, options),
         encoder=encoder,
         decoders={} if decoder is None else {name: decoder},
         tasks=tasks,
         objective={} if decoder is None else recipe.objective,
     )
+
+
+def _hiding(budget: Budget, told: object, options: Options) -> Budget:
+    """A recipe's budget, with as much hidden from the encoder as the file or an option says."""
+    if isinstance(budget, DualMasking):
+        return replace(budget, encoder=_hiding(budget.encoder, told, options))
+    ratio = cast("Ratio", budget)
+    known = float(told) if isinstance(told, int | float) else ratio.ratio
+    return replace(ratio, ratio=options.need("ratio", known, "the ratio"))

@@ -42,32 +42,42 @@ class VideoMAEImporter(Importer):
     settings: ClassVar[Mapping[str, Setting]] = RAW_PIXELS
 
     def convert(self, ledger: Ledger, weights: Weights, options: Options) -> Method:
-        prefix = "encoder." if "encoder.patch_embed.proj.weight" in ledger else ""
-        width, _, tubelet, *_ = shape = ledger.shape(f"{prefix}patch_embed.proj.weight", 5)
-        if shape[1] != 3:
-            raise CheckpointError(f"VideoMAE sees 3 colours, and this file {shape[1]} channels.")
-        video = replace(
-            cast("Video", VIDEOMAE.modalities["video"]),
-            size=_side(options, width),
-            patch=square_patch(shape),
-            tubelet=tubelet,
-        )
-        block = f"{prefix}blocks.0."
-        encoder = JointEncoder(
-            width=width,
-            depth=ledger.count(f"{prefix}blocks."),
-            heads=read_heads(ledger, options, width),
-            bias=bias_of(ledger, block),
-            mlp_ratio=mlp_ratio(ledger, block),
-            final_norm=final_norm(ledger, f"{prefix}norm"),
-        )
-        move_affine(ledger, "trunk.embedders.video.proj", f"{prefix}patch_embed.proj")
-        names = block_names(encoder.bias)
-        move_blocks(ledger, "trunk.encoder.blocks.", f"{prefix}blocks.", encoder.depth, names)
-        decoder = _decoder(ledger, options) if "encoder_to_decoder.weight" in ledger else None
-        video, told = replace(video, **_sampling(weights.settings)), weights.settings
-        ratio, normalised = told.get("mask_ratio"), told.get("normlize_target")  # sic
-        return method_of(VIDEOMAE, video, encoder, decoder, ledger, options, ratio=ratio, normalised=normalised)
+        return read(VIDEOMAE, HEADS, ledger, weights, options)
+
+
+def read(recipe: Method, heads: Mapping[int, int], ledger: Ledger, weights: Weights, options: Options) -> Method:
+    """A recipe's method with what the file holds; heads: of the published encoders, by width.
+
+    Raises:
+        CheckpointError: it is not of this format.
+        OptionError: something must be said that shapes don't tell.
+    """
+    prefix = "encoder." if "encoder.patch_embed.proj.weight" in ledger else ""
+    width, _, tubelet, *_ = shape = ledger.shape(f"{prefix}patch_embed.proj.weight", 5)
+    if shape[1] != 3:
+        raise CheckpointError(f"VideoMAE sees 3 colours, and this file {shape[1]} channels.")
+    video = replace(
+        cast("Video", recipe.modalities["video"]),
+        size=_side(options, width in heads),
+        patch=square_patch(shape),
+        tubelet=tubelet,
+    )
+    block = f"{prefix}blocks.0."
+    encoder = JointEncoder(
+        width=width,
+        depth=ledger.count(f"{prefix}blocks."),
+        heads=read_heads(ledger, options, width, heads),
+        bias=bias_of(ledger, block),
+        mlp_ratio=mlp_ratio(ledger, block),
+        final_norm=final_norm(ledger, f"{prefix}norm"),
+    )
+    move_affine(ledger, "trunk.embedders.video.proj", f"{prefix}patch_embed.proj")
+    names = block_names(encoder.bias)
+    move_blocks(ledger, "trunk.encoder.blocks.", f"{prefix}blocks.", encoder.depth, names)
+    decoder = _decoder(ledger, options) if "encoder_to_decoder.weight" in ledger else None
+    video, told = replace(video, **_sampling(weights.settings)), weights.settings
+    ratio, normalised = told.get("mask_ratio"), told.get("normlize_target")  # sic
+    return method_of(recipe, video, encoder, decoder, ledger, options, ratio=ratio, normalised=normalised)
 
 
 def _sampling(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,9 +86,9 @@ def _sampling(told: Mapping[str, Any]) -> dict[str, Any]:
     return {ours: told[theirs] for theirs, ours in names.items() if isinstance(told.get(theirs), int)}
 
 
-def _side(options: Options, width: int) -> int:
+def _side(options: Options, published: bool) -> int:
     """The side of a frame."""
-    size: tuple[int, int] = options.need("size", SIZE if width in HEADS else None, "the size of a frame")
+    size: tuple[int, int] = options.need("size", SIZE if published else None, "the size of a frame")
     if size[0] != size[1]:
         raise OptionError(f"--size {size[0]} {size[1]} is not square, and our clips are: give the side twice.")
     return size[0]

@@ -12,14 +12,19 @@ from torch.nn.functional import interpolate
 from torch.testing import assert_close
 
 from mmim.corruption.mask_token import MaskToken
+from mmim.corruption.substitute import Substitute
+from mmim.data.loader import in_order, load
+from mmim.data.sources import find_samples
 from mmim.decoders.linear import LinearDecoder
 from mmim.encoders.swin import SwinEncoder
 from mmim.errors import OptionError
+from mmim.masking.budget import Ratio
 from mmim.model import MaskedModel, Step
 from mmim.options import apply
 from mmim.records import gather_tokens
 from mmim.targets.pixels import Pixels
 from tests.videomae import batch_of, float64, random_clips, redraw, toy
+from tests.words import WORDS, Words
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +51,7 @@ def test_masked_values_never_reach_the_encoder(model):
     )
     modality = model.method.modalities["video"]
     places = hidden[..., None, None, None, None].expand(step.tokens["video"].values.shape).double()
-    pixels = modality.untokenize(places, step.tokens["video"].grid).bool()
+    pixels = modality.untokenize(places, step.tokens["video"]).bool()
     changed = torch.where(pixels, random_clips(2, seed=1), clips)
     assert (changed != clips).any()
     assert_close(Step(model, batch_of(changed)).latents().values, step.latents().values, rtol=0, atol=0)
@@ -287,3 +292,40 @@ def test_another_name_for_a_modality_changes_nothing():
         return mean_loss(MaskedModel(recipe), renamed).item()
 
     assert loss("film") == loss("video")
+
+
+def words_batch(lines, folder):
+    file = folder / "lines.words"
+    file.write_text("\n".join(lines))
+    samples = find_samples(folder, {"words": Words()})
+    words = Words().prepare([sample.sources["words"] for sample in samples])
+    loaded = next(load(samples, {"words": words}, in_order(len(samples), len(samples)), seed=0, workers=0))
+    return words, loaded.batch
+
+
+def test_fixed_tokens_are_hidden_last(tmp_path):
+    words, batch = words_batch(["a b c d e", "a b c", "a"] * 4, tmp_path)
+    method = replace(WORDS, modalities={"words": words}, budget=Ratio(0.5, rounding="nearest"))
+    step = Step(MaskedModel(method), batch)
+    query, counted = step.query("words")
+    assert counted.sum(dim=1).tolist() == [3, 2, 1] * 4
+    assert not (gather_tokens(step.tokens["words"].fixed, query.ids) & counted).any()
+
+
+def test_raw_content_is_corrupted_by_draws_of_its_own(tmp_path):
+    words, batch = words_batch(["a b c d e f", "b c d e f a"] * 4, tmp_path)
+    method = replace(
+        WORDS,
+        modalities={"words": words},
+        corruption={"words": Substitute()},
+        decoders={"words": LinearDecoder(tied=True)},
+    )
+    model = MaskedModel(method)
+    redraw(model)
+    latents = [Step(model, one).latents().values for one in (batch, batch, replace(batch, keys=batch.keys + 1))]
+    assert torch.equal(latents[0], latents[1])
+    splits = Step(model, batch).splits
+    others = Step(model, replace(batch, keys=batch.keys + 1), splits)
+    assert not torch.equal(latents[0], others.latents().values)  # the same places hidden, other ids in them
+    whole = model.latents(batch).values
+    assert torch.equal(whole, model.latents(replace(batch, keys=batch.keys + 1)).values)  # nothing hidden, no draws

@@ -6,6 +6,8 @@ import yaml
 from mmim.config import to_plain
 from mmim.encoders.joint import JointEncoder
 from mmim.errors import OptionError
+from mmim.masking.budget import Ratio
+from mmim.masking.dual import DualMasking
 from mmim.masking.random import RandomMasking
 from mmim.masking.tube import TubeMasking
 from mmim.options import merge, parse
@@ -125,6 +127,15 @@ def test_a_config_exchanges_a_part_by_kind(config):
 
 def test_the_exchanged_part_takes_options():
     assert ask("--budget", "ratio", "--budget.ratio", "0.25").budget.ratio == 0.25
+
+
+def test_a_part_inside_of_an_exchanged_part_is_exchanged_too():
+    asked = ("--budget", "dual", "--budget.decoder", "random", "--budget.encoder.ratio", "0.8", "--budget.ratio=0.25")
+    assert ask(*asked).budget == DualMasking(
+        encoder=Ratio(0.8, rounding="hidden_down"), decoder=RandomMasking(), ratio=0.25
+    )
+    with pytest.raises(OptionError, match="No masking is called 'randum'"):
+        ask("--budget", "dual", "--budget.decoder", "randum")
 
 
 def test_a_field_of_a_modality_is_an_option():
@@ -269,3 +280,10 @@ def test_a_size_and_another_part_can_not_both_be(arguments):
 
     with pytest.raises(OptionError, match=r"--size tiny sets encoder.depth, and --encoder chooses another part"):
         parse(MAE, ["--data", ".", *arguments], SIZES, DEMO)
+
+
+def test_a_size_that_brings_a_part_and_an_option_that_chooses_it_are_two_answers():
+    sizes = {"whole": {"encoder": Wide(width=16, heads=1)}}
+    with pytest.raises(OptionError, match="--size whole sets encoder, and --encoder chooses another part"):
+        parse(TOY, ["--data", "x", "--size", "whole", "--encoder", "joint"], sizes, DEMO)
+    assert parse(TOY, ["--data", "x", "--size", "whole"], sizes, DEMO).encoder == Wide(width=16, heads=1)

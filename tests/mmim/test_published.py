@@ -20,6 +20,7 @@ from mmim.records import Split
 from mmim.targets.pixels import Pixels
 from recipes.videomae import VIDEOMAE
 from tests.parity import F64, NormalisedImage, NormalisedVideo, beyond, load, run, shift, split_of, tanh_gelu, worst
+from tests.toy import branch
 from tests.videomae import float64
 
 EVERYBODY = {"image": torch.ones(3, dtype=torch.bool)}
@@ -75,7 +76,7 @@ def beit_errors(trunk, head, reference):
     with float64(), torch.no_grad():
         tokens = NormalisedImage(size=(32, 32), patch=8).tokenize(reference.tensors["input/image"].double())
         split = split_of(reference.tensors["mask/mask"])
-        visible = trunk.branch("image", tokens, split)
+        visible = branch(trunk, "image", tokens, split)
         latents = trunk.encoder.joint({"image": visible}, (("image", 16),), EVERYBODY)
         query = Query(tokens, split.ids_masked, split.masked_valid)
         logits = head(latents, {"image": tokens}, {"image": query})["codes"]
@@ -220,7 +221,7 @@ def ijepa_errors(trunk, teacher, predictor, reference):
         tokens = NormalisedImage(size=(64, 64), patch=8).tokenize(reference.tensors["input/image"].double())
 
         def encoded(trunk, ids):
-            visible = trunk.branch("image", tokens, Split(ids, ids[:, :0]))
+            visible = branch(trunk, "image", tokens, Split(ids, ids[:, :0]))
             return trunk.encoder.joint({"image": visible}, (("image", 64),), EVERYBODY)
 
         latents = encoded(trunk, reference.tensors["mask/context"])

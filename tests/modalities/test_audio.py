@@ -223,9 +223,9 @@ def test_tokens_lie_time_first_and_hold_their_part_of_the_filterbank():
 
 def test_untokenize_is_the_inverse():
     tokens = SMALL.tokenize(raws(SMALL, [COUNT, 9000]))
-    data = SMALL.untokenize(tokens.values, tokens.grid)
+    data = SMALL.untokenize(tokens.values, tokens)
     assert data.shape == (2, 1, 96, 32)
-    again = SMALL.untokenize(SMALL.raw(tokens.values), tokens.grid)
+    again = SMALL.untokenize(SMALL.raw(tokens.values), tokens)
     assert_close((again - SMALL.mean) / (2 * SMALL.std), data, rtol=0, atol=1e-5)
     assert_close(data[:, 0, 16:32, 16:], tokens.values[:, 3, 0], rtol=0, atol=0)
 
@@ -241,7 +241,7 @@ def test_tokens_behind_the_end_are_not_valid():
 def test_behind_the_end_are_zeros_or_silence_before_normalisation(padding, behind):
     audio = replace(SMALL, padding=padding)
     tokens = audio.tokenize(raws(audio, [9 * 160 + 400]))
-    heard = audio.untokenize(audio.raw(tokens.values), tokens.grid)[0, 0]
+    heard = audio.untokenize(audio.raw(tokens.values), tokens)[0, 0]
     assert_close(heard[13:], torch.full((83, 32), behind), rtol=0, atol=1e-4)  # windows 10 to 12 hold some of the sound
     assert heard[:10].abs().min() > 1e-3
 
@@ -281,7 +281,7 @@ def test_a_padded_spectrogram_is_that_of_the_official_loaders(name, system, fiel
     sounding = (file[f"input/{name}"] - file[f"input/{name}"].mean())[:1]  # their mean is over both channels
     samples = torch.nn.functional.pad(sounding, (0, 111 * 160 + 400 - 16000))
     tokens = audio.tokenize({"samples": samples, "length": torch.tensor([16000])})
-    _near(audio.untokenize(tokens.values, tokens.grid)[0, 0], file[f"out/{name}.{system}"])
+    _near(audio.untokenize(tokens.values, tokens)[0, 0], file[f"out/{name}.{system}"])
 
 
 @pytest.mark.parametrize(("system", "fields"), [("audiomae", {}), ("cavmae", CAVMAE)])
@@ -290,7 +290,7 @@ def test_a_cut_spectrogram_is_that_of_the_official_loaders(system, fields):
     audio = Audio(frames=64, **fields)
     samples = file["input/long"][:, : 63 * 160 + 400]  # its mean is another, but each window loses its own
     tokens = audio.tokenize({"samples": samples, "length": torch.tensor([samples.shape[1]])})
-    _near(audio.untokenize(tokens.values, tokens.grid)[0, 0], file[f"out/long.{system}"])
+    _near(audio.untokenize(tokens.values, tokens)[0, 0], file[f"out/long.{system}"])
 
 
 def _near(found, expected):
@@ -315,7 +315,7 @@ def test_targets_equal_those_of_the_official_code(float64):
 def test_the_embedder_is_the_convolution_of_the_official_code():
     tokens, embedder = SMALL.tokenize(raws(SMALL, [COUNT, COUNT])), SMALL.embedder(24)
     assert embedder.proj.weight.shape == (24, 1, 16, 16)
-    maps = embedder.proj(SMALL.untokenize(tokens.values, tokens.grid)).flatten(2).transpose(1, 2)
+    maps = embedder.proj(SMALL.untokenize(tokens.values, tokens)).flatten(2).transpose(1, 2)
     assert_close(embedder(tokens.values), maps, rtol=1e-5, atol=1e-5)
 
 

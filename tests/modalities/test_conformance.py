@@ -10,6 +10,7 @@ import torch
 from mmim.draw import Draw
 from mmim.masking.budget import groups_of
 from mmim.masking.cell import CellMasking
+from mmim.masking.span import SpanMasking
 from mmim.masking.stripes import TimeMasking
 from mmim.modality import MaskingPolicy, Modality, Target
 from mmim.options import apply
@@ -18,6 +19,8 @@ from mmim.targets.pixels import Pixels
 from mmim.testing import MODALITY_CHECKS, depicted, run
 from modalities.audio import Audio
 from modalities.image import Image
+from modalities.points import Points
+from modalities.text import Text
 from modalities.video import Video
 from recipes import audiomae, mae, simmim, videomae
 
@@ -39,6 +42,13 @@ class StripeAudio(Audio):
     masking: ClassVar[MaskingPolicy] = TimeMasking()
 
 
+@dataclass(frozen=True, kw_only=True)
+class SpanText(Text):
+    """T5's masking."""
+
+    masking: ClassVar[MaskingPolicy] = SpanMasking()
+
+
 CASES: dict[str, Modality] = {
     "image": Image(size=(32, 32), patch=8),
     "image, not square": Image(size=(24, 48), patch=8, positions="learned", embed_norm=True),
@@ -47,17 +57,36 @@ CASES: dict[str, Modality] = {
     "audio": Audio(frames=96, mel=32),
     "audio, longer than its files": StripeAudio(frames=256, mel=32),
     "audio, longer, with zeros": Audio(frames=256, mel=32, padding="zeros", augment=True),
+    "points": Points(points=256, groups=16, group_size=8),
+    "points, without the leak": Points(points=256, groups=16, group_size=8, sees_hidden=False),
+    "points, each by itself": Points(points=256, groups=16, group_size=8, norm="layer", colour=True, normals=True),
+    "text": Text(vocabulary_size=300, length=32),
+    "text, whole": Text(vocabulary_size=300, length=256, positions="sincos"),
+    "text, spans": SpanText(vocabulary_size=300, length=24),
 }
 WAIVED = {
+    "points": {"hidden_content_stays_hidden_in_training": "batch norms over hidden groups too, as published"},
     "audio, longer than its files": WHOLE,
+    "text, whole": WHOLE,
     "image, cells": {"one_batch_can_be_learnt": "places are known to the encoder's relative bias, which the toy lacks"},
 }
+
+
+KINDS = (Image, Video, Audio, Points, Text)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of our own, for the tokenizers of texts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMIM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """The files of each kind of modality."""
-    return {kind: depicted(kind(), tmp_path_factory.mktemp(kind.__name__), 4) for kind in (Image, Video, Audio)}
+    return {kind: depicted(kind(), tmp_path_factory.mktemp(kind.__name__), 4) for kind in KINDS}
 
 
 def files_of(modality, files):

@@ -147,7 +147,7 @@ def test_tokens_lie_row_by_row_and_hold_their_patch():
 def test_untokenize_is_the_inverse_at_any_size_that_divides(shape):
     raw = torch.randint(0, 256, shape, dtype=torch.uint8)
     tokens = SMALL.tokenize(raw)
-    again = SMALL.untokenize(SMALL.raw(tokens.values), tokens.grid)
+    again = SMALL.untokenize(SMALL.raw(tokens.values), tokens)
     assert_close(again, raw / 255, rtol=0, atol=1e-6)
     assert torch.equal((again * 255).round().to(torch.uint8), raw)
 
@@ -162,7 +162,7 @@ def test_normalisation_is_exact_in_float64(targets, float64):
     tokens = image.tokenize(targets["input/image"])
     assert tokens.values.dtype == torch.float64
     expected = targets["out/image_normalised"].double()
-    assert_close(image.untokenize(tokens.values, tokens.grid), expected, rtol=2e-6, atol=2e-6)
+    assert_close(image.untokenize(tokens.values, tokens), expected, rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize(("normalise", "key"), [("token", "out/mae_norm"), ("none", "out/mae_raw")])
@@ -180,7 +180,7 @@ def test_the_embedder_is_the_convolution_of_the_official_code():
     assert list(embedder.state_dict()) == ["proj.weight", "proj.bias"]
     assert embedder.proj.weight.shape == (48, 3, 8, 8)
     assert embedder.proj.weight.abs().max() <= (6 / (48 + 3 * 8 * 8)) ** 0.5  # Xavier-uniform on the flattened matrix
-    maps = embedder.proj(SMALL.untokenize(tokens.values, tokens.grid)).flatten(2).transpose(1, 2)
+    maps = embedder.proj(SMALL.untokenize(tokens.values, tokens)).flatten(2).transpose(1, 2)
     assert_close(embedder(tokens.values), maps, rtol=1e-5, atol=1e-5)
 
 

@@ -157,8 +157,8 @@ def test_tokens_lie_time_first_and_hold_their_tubelet():
 def test_untokenize_is_the_inverse_at_any_size_that_divides(shape):
     raw = torch.randint(0, 256, shape, dtype=torch.uint8)
     tokens = SMALL.tokenize(raw)
-    assert_close(SMALL.untokenize(SMALL.raw(tokens.values), tokens.grid), raw / 255, rtol=0, atol=1e-6)
-    assert torch.equal((SMALL.untokenize(SMALL.raw(tokens.values), tokens.grid) * 255).round().to(torch.uint8), raw)
+    assert_close(SMALL.untokenize(SMALL.raw(tokens.values), tokens), raw / 255, rtol=0, atol=1e-6)
+    assert torch.equal((SMALL.untokenize(SMALL.raw(tokens.values), tokens) * 255).round().to(torch.uint8), raw)
 
 
 def test_a_clip_that_the_patches_do_not_divide_is_refused():
@@ -171,7 +171,7 @@ def test_normalisation_is_exact_in_float64(float64):
     video = Video(frames=4, size=48, patch=8)
     tokens = video.tokenize(raw)
     assert tokens.values.dtype == torch.float64
-    assert_close(video.untokenize(tokens.values, tokens.grid), expected.double(), rtol=2e-6, atol=2e-6)
+    assert_close(video.untokenize(tokens.values, tokens), expected.double(), rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize(("normalise", "key"), [("channel", "out/videomae_norm"), ("none", "out/videomae_raw")])
@@ -196,7 +196,7 @@ def test_the_embedder_is_the_convolution_of_the_official_code():
     video = Video(frames=4, size=32, patch=8)
     tokens, embedder = video.tokenize(clips(video)), video.embedder(48)
     assert embedder.proj.weight.shape == (48, 3, 2, 8, 8)
-    maps = embedder.proj(video.untokenize(tokens.values, tokens.grid)).flatten(2).transpose(1, 2)
+    maps = embedder.proj(video.untokenize(tokens.values, tokens)).flatten(2).transpose(1, 2)
     assert_close(embedder(tokens.values), maps, rtol=1e-5, atol=1e-5)
 
 

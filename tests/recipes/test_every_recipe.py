@@ -6,13 +6,18 @@ import pytest
 
 from mmim import run
 from mmim.options import apply, parse
-from recipes import audiomae, mae, simmim, videomae
+from recipes import audiomae, bert, mae, maskfeat, maskfeat_video, pointmae, simmim, videomae, videomae_v2
 
 RECIPES = {
     "audiomae": (audiomae.AUDIOMAE, audiomae.SIZES, audiomae.DEMO),
+    "bert": (bert.BERT, bert.SIZES, bert.DEMO),
     "mae": (mae.MAE, mae.SIZES, mae.DEMO),
+    "maskfeat": (maskfeat.MASKFEAT, maskfeat.SIZES, maskfeat.DEMO),
+    "maskfeat-video": (maskfeat_video.MASKFEAT_VIDEO, maskfeat_video.SIZES, maskfeat_video.DEMO),
+    "pointmae": (pointmae.POINTMAE, pointmae.SIZES, pointmae.DEMO),
     "simmim": (simmim.SIMMIM, simmim.SIZES, simmim.DEMO),
     "videomae": (videomae.VIDEOMAE, videomae.SIZES, videomae.DEMO),
+    "videomae_v2": (videomae_v2.VIDEOMAE_V2, videomae_v2.SIZES, videomae_v2.DEMO),
 }
 
 

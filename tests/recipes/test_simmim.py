@@ -25,10 +25,9 @@ def model_of(name, folder):
 def picture(model, predictions, ids, like):
     """Predictions of all tokens as a picture."""
     modality = model.method.modalities["image"]
-    grid = modality.grid()
     values = rearrange(predictions, "b n (r s c) -> b n c r s", r=modality.patch, s=modality.patch)
     order = ids.argsort(dim=1)[..., None, None, None].expand_as(values)
-    return modality.untokenize(values.gather(1, order), grid).reshape(like.shape)
+    return modality.untokenize(values.gather(1, order), modality.tokenize(like)).reshape(like.shape)
 
 
 def errors(model, reference, dtype=torch.float64):

@@ -183,13 +183,13 @@ def _object(
     distance, (nx, ny, nz) = SHAPES[scene.shape](x, y)
     lx, ly, lz = take.light.astype(np.float32)
     shade = 0.42 + 0.68 * np.maximum(lx * nx + ly * ny + lz * nz, 0.0)
-    first, second = take.colour.astype(np.float32), _second_tone(scene, take.colour).astype(np.float32)
+    first, second = take.colour.astype(np.float32), second_tone(scene, take.colour).astype(np.float32)
     paint = (first + TEXTURES[scene.texture](x, y)[..., None] * (second - first)) * shade[..., None]
     cover = smoothstep(0.5 - distance * (radius / 1.6))  # the edge is 1.6 pixels wide
     return corners, cover[..., None], paint
 
 
-def _second_tone(scene: Scene, colour: Float64[np.ndarray, " 3"]) -> Float64[np.ndarray, " 3"]:
+def second_tone(scene: Scene, colour: Float64[np.ndarray, " 3"]) -> Float64[np.ndarray, " 3"]:
     """Stripes are a darker shade of the colour; dots are white, or black on a colour too light for that."""
     if scene.texture == "stripes":
         return 0.4 * colour

@@ -22,14 +22,16 @@ from mmim.model import MaskedModel
 from mmim.testing import depicted, toy_method
 from modalities.audio import Audio
 from modalities.image import Image
+from modalities.points import Points
 from modalities.video import Video
-from recipes import audiomae, mae, videomae
+from recipes import audiomae, mae, pointmae, videomae
 from tests import broken
 
 PARTS = {
     "image": Image(size=(32, 32), patch=8),
     "sound": Audio(frames=96, mel=32),
     "video": Video(frames=4, stride=2, size=32, patch=8),
+    "cloud": Points(points=256, groups=16, group_size=8),
 }
 KINDS = pytest.mark.parametrize("kind", PARTS)
 ALL = [(kind, name) for kind in PARTS for name in broken.CORPUS[kind]]
@@ -153,6 +155,15 @@ RUNS = {
             *("--modalities.video.patch", "8", "--budget.ratio", "0.75"),
         ],
     ),
+    "cloud": (
+        pointmae.POINTMAE,
+        pointmae.SIZES,
+        pointmae.DEMO,
+        [
+            *("--modalities.points.points", "256", "--modalities.points.groups", "16"),
+            *("--modalities.points.group-size", "8"),
+        ],
+    ),
 }
 
 
@@ -161,7 +172,7 @@ def test_training_goes_on_over_damaged_files(kind, corpus, tmp_path):
     good, spoilt = corpus[kind]
     recipe, sizes, demo, options = RUNS[kind]
     argv = ["--data", str(good[0].parent), "--output", str(tmp_path / "run"), "--size", "tiny", *options]
-    argv += ["--batch", "16", "--steps", "4", "--precision", "fp32", "--workers", "0", "--threads", "1"]
+    argv += ["--batch", "24", "--steps", "4", "--precision", "fp32", "--workers", "0", "--threads", "1"]
     argv += ["--log-every", "1", "--max-bad", "1"]
     run.main(recipe, sizes=sizes, demo=demo, argv=argv)
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

@@ -8,7 +8,9 @@ from torch.testing import assert_close
 from mmim.data.loader import in_order, load
 from mmim.data.order import Layout, Order, Visit
 from mmim.data.sources import find_samples
+from mmim.modality import Source
 from tests.toy import TOY, Toy, write_samples
+from tests.words import Words
 
 
 @pytest.fixture
@@ -111,3 +113,16 @@ def test_a_file_is_opened_once_for_all_its_repeats(samples):
     turns = Order([sample.hash for sample in samples], 0, 4).micro_batches(Layout(8, 8), 0, 0, 1)
     next(load(samples, {"toy": Counting()}, turns, seed=0, workers=0))
     assert [count for _, count in opened] == [4, 4]
+
+
+def test_an_absent_sample_is_no_longer_than_those_that_are_there(tmp_path):
+    (tmp_path / "lines.words").write_text("a a a\na\n")
+    words = {"words": Words().prepare([Source(tmp_path / "lines.words", row) for row in (0, 1)])}
+    (tmp_path / "gone.words").write_bytes(b"\xff")
+    samples = find_samples(tmp_path, words)
+    (loaded,) = load(samples, words, in_order(3, 3), seed=None, workers=0)
+    raw, present = loaded.batch.views["main"]["words"], loaded.batch.present["words"]
+    assert present.tolist() == [False, True, True]
+    assert raw["ids"].shape == (3, 4)
+    assert raw["length"].tolist() == [0, 4, 2]
+    assert not raw["ids"][0].any()

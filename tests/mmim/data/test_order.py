@@ -93,3 +93,39 @@ def test_every_sample_comes_first_in_some_epoch():
     order = Order(HASHES, 0)
     first = Counter(order.visit(13 * epoch).index for epoch in range(1300))
     assert sum((first[i] - 100) ** 2 / 100 for i in range(13)) < 32.9  # chi-square, 12 degrees of freedom, p = 0.001
+
+
+LENGTHS = [(7 * i) % 5 for i in range(13)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_lengths_move_samples_between_the_micro_batches_of_a_step_and_no_further(layout):
+    plain, grouped = Order(HASHES, 0), Order(HASHES, 0, lengths=LENGTHS)
+    for step in range(3):
+        sets = [
+            Counter(
+                visit
+                for process in range(layout.processes)
+                for visits in order.micro_batches(layout, process, step, step + 1)
+                for visit in visits
+            )
+            for order in (plain, grouped)
+        ]
+        assert sets[0] == sets[1]
+
+
+def test_samples_of_like_length_share_a_micro_batch():
+    (short, long) = Order(HASHES, 0, lengths=LENGTHS).micro_batches(Layout(12, 6), 0, 0, 1)
+    assert max(LENGTHS[visit.index] for visit in short) <= min(LENGTHS[visit.index] for visit in long)
+
+
+def test_repeats_of_a_sample_stay_together_among_others_of_its_length():
+    (visits,) = Order(HASHES, 0, 3, LENGTHS).micro_batches(Layout(39, 39), 0, 0, 1)
+    runs = [[visit.repeat for visit in visits[start : start + 3]] for start in range(0, 39, 3)]
+    assert runs == [[0, 1, 2]] * 13
+
+
+def test_equal_lengths_leave_the_order_as_it_is():
+    layout = Layout(BATCH, 6, 2)
+    plain, alike = Order(HASHES, 0), Order(HASHES, 0, lengths=[4] * 13)
+    assert list(plain.micro_batches(layout, 1, 0, 3)) == list(alike.micro_batches(layout, 1, 0, 3))

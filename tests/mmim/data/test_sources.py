@@ -5,6 +5,7 @@ import pytest
 from mmim.data.sources import find_samples, listed_path
 from mmim.errors import DataError
 from tests.toy import Toy
+from tests.words import Words
 
 TOY = {"toy": Toy()}
 
@@ -160,3 +161,59 @@ def test_a_file_that_is_no_list_says_so(tmp_path):
 def test_a_name_that_is_not_utf8_is_a_sample(tmp_path):
     (tmp_path / os.fsdecode(b"clip\xff.npy")).touch()
     assert find_samples(tmp_path, TOY)[0].hash > 0
+
+
+@pytest.fixture
+def several(tmp_path):
+    (tmp_path / "a.words").write_text("one\ntwo\nthree\n")
+    (tmp_path / "b.words").write_text("alone\n")
+    return tmp_path
+
+
+def test_the_rows_of_a_file_are_samples_and_a_file_with_one_is_its_own(several):
+    samples = find_samples(several, {"words": Words()})
+    assert [sample.id for sample in samples] == ["a.words#0", "a.words#1", "a.words#2", "b.words"]
+    assert [sample.sources["words"].row for sample in samples] == [0, 1, 2, None]
+    assert len({sample.hash for sample in samples}) == 4
+
+
+def test_a_file_with_several_samples_is_data_by_itself(several):
+    assert [sample.id for sample in find_samples(several / "a.words", {"words": Words()})] == [
+        "a.words#0",
+        "a.words#1",
+        "a.words#2",
+    ]
+
+
+def test_a_list_of_files_is_no_file_with_several_samples(several):
+    (several / "list.words").write_text("b.words 3\na.words 1\n")
+    assert [sample.id for sample in find_samples(several / "list.words", {"words": Words()})] == [
+        "a.words#0",
+        "a.words#1",
+        "a.words#2",
+        "b.words",
+    ]
+
+
+def test_a_file_whose_rows_cannot_be_told_is_one_sample_until_it_is_read(several):
+    (several / "broken.words").write_bytes(b"\xff\xfe")
+    assert "broken.words" in [sample.id for sample in find_samples(several, {"words": Words()})]
+    with pytest.raises(DataError, match=r"--data .*broken\.words can't be used: no text\."):
+        find_samples(several / "broken.words", {"words": Words()})
+
+
+def test_a_sample_is_as_long_as_its_longest_modality(several):
+    (several / "a.words").write_text("one\none two three\n")
+    samples = find_samples(several, {"words": Words()})
+    assert [sample.length({"words": Words()}) for sample in samples] == [1, 3, 1]
+
+
+def test_a_file_of_long_lines_is_no_list(several):
+    (several / "long.words").write_text("\n".join(["word " * 300] * 3))
+    assert len(find_samples(several / "long.words", {"words": Words()})) == 3
+
+
+def test_a_list_of_files_that_are_gone_is_still_a_list(several):
+    (several / "list.words").write_text("gone/x.words great label\ngone/y.words,0\n")
+    with pytest.raises(DataError, match=r"None of the 2 files .* is there; the first is .*gone/x\.words"):
+        find_samples(several / "list.words", {"words": Words()})

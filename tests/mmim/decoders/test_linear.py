@@ -183,3 +183,40 @@ def test_latents_that_lack_places_are_refused():
 def test_a_stride_needs_a_grid():
     with pytest.raises(OptionError, match="2 tokens along each axis, and the tokens of 'a' are on no grid"):
         decoder(COARSE, a=Map(size=None))
+
+
+def test_a_transform_is_bert_s_layer_before_the_head():
+    module, latents = decoder_of(LinearDecoder(transform=True, eps=1e-3)), scene(24)
+    found = module(latents, *ask([[5], [7]]))["raw"]
+    row = latents.values[0, latents.at[0].tolist().index(5)]
+    hidden = torch.nn.functional.gelu(module.transform.dense(row))
+    normed = (hidden - hidden.mean()) / (hidden.var(correction=0) + 1e-3).sqrt()
+    assert_close(found[0, 0], module.heads["raw"](normed * module.transform.norm.weight + module.transform.norm.bias))
+
+
+def decoder_of(config, tasks=None):
+    module = config.build({"a": Map()}, ENCODER, tasks or {"raw": ("a", 3)})
+    redraw(module)
+    return module.eval()
+
+
+def test_a_tied_head_has_the_embedder_s_vectors_and_a_bias_of_its_own():
+    module, embedder, latents = decoder_of(LinearDecoder(tied=True)), torch.nn.Embedding(3, 8), scene(24)
+    module.tie(torch.nn.ModuleDict({"a": embedder}))
+    assert [name for name, _ in module.named_parameters()] == ["heads.raw.bias"]
+    found = module(latents, *ask([[5], [7]]))["raw"]
+    row = latents.values[0, latents.at[0].tolist().index(5)]
+    assert_close(found[0, 0], embedder.weight @ row + module.heads["raw"].bias)
+    found.sum().backward()
+    assert embedder.weight.grad.any()
+
+
+@pytest.mark.parametrize("embedder", [torch.nn.Linear(3, 8), torch.nn.Embedding(4, 8)])
+def test_what_has_no_vector_for_each_value_cannot_be_tied(embedder):
+    with pytest.raises(OptionError, match=r"a vector of the embedder for each of its 3 values, and 'a' has"):
+        decoder_of(LinearDecoder(tied=True)).tie(torch.nn.ModuleDict({"a": embedder}))
+
+
+def test_tied_weights_need_a_latent_for_every_token():
+    with pytest.raises(OptionError, match="Tied weights need one latent per token"):
+        LinearDecoder(tied=True).build({"a": Map()}, COARSE, {"raw": ("a", 3)})

@@ -376,3 +376,11 @@ def test_what_it_cannot_decode_is_refused(tasks, modality, encoder, message):
 def test_options_that_cannot_be_are_refused(options, message):
     with pytest.raises(OptionError, match=message):
         LocalAttentionDecoder(**options)
+
+
+def test_a_map_has_no_room_for_a_place_that_is_asked_for_and_seen():
+    made, ids = tokens(1, (8, 4)), torch.arange(32)[None]
+    module = LocalAttentionDecoder(width=16, depth=1, heads=2).build({"sound": Sound(size=(8, 4))}, ENCODER, TASKS)
+    latents = Latents(torch.randn(1, 16, ENCODER.width), ids[:, :16], (("sound", 32),))
+    with pytest.raises(OptionError, match="one token at each place of a map"):
+        module(latents, {"sound": made}, {"sound": Query(made, ids[:, 8:24], twice=True)})

@@ -138,3 +138,46 @@ class Coarse(JointEncoder):
 def test_latents_that_stand_for_several_tokens_are_refused():
     with pytest.raises(OptionError, match="one latent per token, and Coarse has a stride of 4: use the linear decoder"):
         SelfAttentionDecoder(width=16, heads=2).build(MODALITIES, Coarse(width=8, heads=2), TASKS)
+
+
+def test_without_a_projection_latents_enter_as_they_are(latents, made, queries):
+    config = SelfAttentionDecoder(width=8, depth=1, heads=2, project="none")
+    module = config.build(MODALITIES, ENCODER, TASKS).double()
+    assert list(module.embed.parameters()) == []
+    seen: list[torch.Tensor] = []
+    module.blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    module(latents, made, queries)
+    codes = torch.cat([module.positions[name](made[name])[0] for name in "ab"])
+    same(seen[0][:, :4], latents.values + codes[latents.at])
+
+
+def test_without_a_projection_the_widths_are_equal():
+    with pytest.raises(OptionError, match="has the encoder's width, 8, and this one 16"):
+        SelfAttentionDecoder(width=16, heads=2, project="none").build(MODALITIES, ENCODER, TASKS)
+
+
+def test_positions_before_every_block_are_added_to_what_each_gets(latents, made, queries):
+    config = SelfAttentionDecoder(width=16, depth=2, heads=2, positions="every_block")
+    module = config.build(MODALITIES, ENCODER, TASKS)
+    redraw(module)
+    module = module.double().eval()
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for block in module.blocks:
+        block.register_forward_hook(lambda module, inputs, out: seen.append((inputs[0], out)))
+    module(replace(latents, globals=torch.ones(2, 1, 8, dtype=torch.float64)), made, queries)
+    codes = torch.cat([module.positions[name](made[name])[0] for name in "ab"])[latents.at]
+    same(seen[0][0][:, :4], module.embed(latents.values) + codes)
+    same(seen[1][0][:, :4], seen[0][1][:, :4] + codes)
+    same(seen[1][0][:, -1], seen[0][1][:, -1])  # a global token has none
+
+
+def test_positions_before_every_block_have_no_width_of_their_own():
+    with pytest.raises(OptionError, match="use positions once"):
+        SelfAttentionDecoder(project="last", positions="every_block")
+
+
+def test_what_is_asked_for_may_be_another_sequence(decoder, latents, made, queries):
+    other = replace(made["a"], coords=made["a"].coords.flip(1))
+    found = decoder(latents, made, {**queries, "a": replace(queries["a"], tokens=other)})
+    turned = replace(queries["a"], ids=23 - queries["a"].ids)
+    same(found, decoder(latents, made, {**queries, "a": turned}))

@@ -157,3 +157,13 @@ def test_scaled_weights_shrink_with_the_depth():
 def test_drop_path_grows_with_the_depth():
     module = JointEncoder(width=24, heads=3, depth=3, drop_path=0.2).build({"a": Toy()})
     assert [getattr(block.drop_path, "drop_prob", 0.0) for block in module.blocks] == [0.0, 0.1, 0.2]
+
+
+def test_a_post_norm_encoder_ends_with_a_norm_already():
+    with pytest.raises(OptionError, match=r"use encoder\.final_norm False"):
+        JointEncoder(norm="post")
+
+
+def test_a_norm_of_the_embedding_is_for_positions_that_are_added_once():
+    with pytest.raises(OptionError, match=r"encoder\.embed_norm is for positions that are added once"):
+        JointEncoder(embed_norm=True, positions="every_block")

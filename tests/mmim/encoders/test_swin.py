@@ -21,7 +21,7 @@ from mmim.layers.patches import PatchEmbed, from_patches, grid_coords, to_patche
 from mmim.layers.positions import NoPosition
 from mmim.records import Latents, Split, Tokens
 from tests.mmim.decoders.test_linear import official_head
-from tests.toy import Toy, tokens
+from tests.toy import Toy, branch, tokens
 from tests.videomae import redraw
 
 REFERENCE = Path(__file__).parents[2] / "reference" / "simmim_swin.safetensors"
@@ -109,7 +109,7 @@ def encoded(trunk: Trunk, reference: dict[str, Tensor]) -> Latents:
     kept = int((reference["mask/mask"][0] == 0).sum())
     present = {"image": torch.ones(len(order), dtype=torch.bool)}
     with torch.no_grad():
-        part = trunk.branch("image", made, Split(order[:, :kept], order[:, kept:]))
+        part = branch(trunk, "image", made, Split(order[:, :kept], order[:, kept:]))
         return trunk.encoder.joint({"image": part}, (("image", made.count),), present)
 
 

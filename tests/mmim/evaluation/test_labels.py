@@ -137,3 +137,11 @@ def test_a_label_that_is_empty_everywhere_is_refused():
 def test_a_label_that_cannot_be_learned_is_refused(values, test, message):
     with pytest.raises(DataError, match=message):
         check_classes("digit", list(values), np.array([side == "1" for side in test]))
+
+
+def test_samples_with_ids_of_their_own_are_found_by_their_lines(tmp_path):
+    (tmp_path / "t.jsonl").write_text(
+        "".join(f'{{"id": {i}, "text": "t", "intent": "{"xy"[i % 2]}"}}\n' for i in range(8))
+    )
+    found = find_labels(read_table(tmp_path / "t.jsonl"), [f"t.jsonl#{i}" for i in range(8)], ["intent"], None, None)
+    assert found.left_out == 0

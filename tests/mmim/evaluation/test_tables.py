@@ -103,3 +103,22 @@ def test_a_label_in_words_is_whole(tmp_path, line, key, label):
     (tmp_path / "list.txt").write_text(line + "\n")
     table = read_table(tmp_path / "list.txt")
     assert (table.keys, table.columns["label"]) == ((key,), (label,))
+
+
+def test_lines_without_a_name_are_samples_by_their_number(tmp_path):
+    table = read_table(
+        write(tmp_path / "train.jsonl", '{"text": "a", "intent": "x"}\n\n{"text": "b", "intent": "y"}\n')
+    )
+    assert table.keys == ("train.jsonl#0", "train.jsonl#1")  # blank lines are no samples
+    assert table.columns["intent"] == ("x", "y")
+
+
+def test_a_line_ends_where_its_reader_ends_it(tmp_path):
+    table = read_table(write(tmp_path / "train.jsonl", '{"text": "a",\r"x": 1}\r\n\v\n{"x": 2}\n'))
+    assert table.columns["x"] == ("1", "2")
+    assert table.keys == ("train.jsonl#0", "train.jsonl#1")
+
+
+def test_a_table_that_nests_without_end_is_refused(tmp_path):
+    with pytest.raises(DataError, match="line 1: not JSON"):
+        read_table(write(tmp_path / "train.jsonl", "[" * 100_000))

@@ -18,6 +18,14 @@ def test_moved_tensors_come_out_under_their_new_names():
     assert_close(ledger.result, {"b.weight": 2 * STATE["a.weight"], "b.bias": STATE["a.bias"], "count": STATE["steps"]})
 
 
+def test_a_count_comes_out_as_the_whole_number_it_is():
+    ledger = Ledger({"n": torch.tensor(2**40), "steps": torch.ones(())})
+    ledger.move_count("seen", "n")
+    assert_close(ledger.result, {"seen": torch.tensor(2**40)})
+    with pytest.raises(CheckpointError, match=r"'steps' is no whole number, but torch\.float32 of 1"):
+        ledger.move_count("seen", "steps")
+
+
 def test_what_nobody_took_is_refused_with_a_pattern_that_drops_it():
     ledger = Ledger(STATE)
     ledger.move("b", "a.weight")

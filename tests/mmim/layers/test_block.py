@@ -118,3 +118,10 @@ def test_fresh_weights_are_xavier_uniform_and_biases_zero():
 def test_heads_must_divide_the_width():
     with pytest.raises(OptionError, match="5 heads do not divide a width of 24"):
         Block(24, 5)
+
+
+def test_a_post_norm_block_norms_each_sum():
+    block = Block(8, 2, norm="post")
+    x = torch.randn(2, 5, 8)
+    first = block.norm1(x + block.attn(x))
+    assert_close(block(x), block.norm2(first + block.mlp(first)))

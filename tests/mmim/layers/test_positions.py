@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -137,3 +138,11 @@ def test_tokens_without_a_grid_are_refused():
 def test_an_odd_width_is_refused():
     with pytest.raises(OptionError, match="even width, not 7"):
         FlatSinusoid(7)
+
+
+def test_a_learned_table_of_a_sequence_has_its_beginning_in_the_precision_of_its_weights():
+    position = LearnedTable(8, (6,), (True,)).double()
+    ids = replace(tokens(grid=(4,)), values=torch.zeros(2, 4, dtype=torch.int64))
+    assert torch.equal(position(ids), position.table[:, :4])
+    assert FlatSinusoid(8)(ids).dtype == torch.float32
+    assert FlatSinusoid(8)(replace(ids, values=torch.zeros(2, 4).double())).dtype == torch.float64

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -108,3 +110,17 @@ def test_the_ratio_that_the_message_proposes_works(rounding, n):
 def test_a_ratio_is_a_share(ratio):
     with pytest.raises(OptionError, match=rf"masking ratio of {ratio} can't be.*\[0, 1\]"):
         Ratio(ratio)
+
+
+def test_a_short_batch_of_padded_samples_keeps_a_token_of_each():
+    valid = torch.arange(8) < torch.tensor([[8], [3]])
+    made = replace(tokens(2, (8,)), valid=valid)
+    split = Ratio(0.95).cut({"a": torch.rand(2, 8)}, {"a": made}, Draw(torch.arange(2)))["a"]
+    assert split.keep_valid.sum(dim=1).tolist() == [1, 1]
+    assert split.masked_valid.sum(dim=1).tolist() == [7, 2]
+
+
+def test_a_ratio_of_one_hides_padded_samples_whole_and_is_refused():
+    made = replace(tokens(2, (8,)), valid=torch.arange(8) < torch.tensor([[8], [3]]))
+    with pytest.raises(MaskingError, match="hides all 8 tokens"):
+        Ratio(1.0).cut({"a": torch.rand(2, 8)}, {"a": made}, Draw(torch.arange(2)))

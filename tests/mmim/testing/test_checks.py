@@ -12,7 +12,7 @@ from torch import nn
 from mmim.errors import ReadError
 from mmim.masking.random import RandomMasking
 from mmim.masking.tube import TubeMasking
-from mmim.modality import MaskingPolicy, Modality, Target
+from mmim.modality import BatchEmbedder, MaskingPolicy, Modality, Target
 from mmim.records import Tokens
 from mmim.targets.pixels import Pixels
 from mmim.testing import MODALITY_CHECKS, depicted, run_all
@@ -92,7 +92,7 @@ class TurnedCoords(Sound):
 
 
 class WrongInverse(Sound):
-    def untokenize(self, values, grid):
+    def untokenize(self, values, tokens):
         return values.roll(1, dims=1)
 
 
@@ -170,6 +170,27 @@ class MixesTokens(Embedder):
 class Mixing(Sound):
     def embedder(self, width):
         return MixesTokens(self.columns, width)
+
+
+class CentresInTraining(BatchEmbedder):
+    """Takes the mean of all tokens away, the hidden ones too, while it trains."""
+
+    sees_hidden = True
+
+    def __init__(self, columns: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(columns, width)
+
+    def forward(self, values, counted):
+        if self.training:
+            weights = counted[..., None].to(values.dtype)
+            values = values - (values * weights).sum(dim=(0, 1)) / weights.sum().clamp(min=1)
+        return self.proj(values)
+
+
+class Statistics(Sound):
+    def embedder(self, width):
+        return CentresInTraining(self.columns, width)
 
 
 class HalfTarget(Pixels):
@@ -305,7 +326,12 @@ FAULTS: dict[type[Modality], set[str]] = {
     Lies: {"masks_keep_whole_groups_and_the_promised_count"},
     NeverSeen: {"visible_and_masked_partition_the_tokens", "hidden_content_stays_hidden_behind_mask_tokens"},
     SharedMask: {"a_sample_gets_the_same_mask_in_any_batch"},
-    Peeking: {"hidden_content_stays_hidden", "hidden_content_stays_hidden_behind_mask_tokens"},
+    Peeking: {
+        "hidden_content_stays_hidden",
+        "hidden_content_stays_hidden_behind_mask_tokens",
+        "hidden_content_stays_hidden_in_training",
+    },
+    Statistics: {"hidden_content_stays_hidden_in_training"},
     Mixing: {"hidden_content_stays_hidden_behind_mask_tokens"},
     TwiceTheSize: {"targets_fit_their_predictions"},
     MixesSamples: {"absent_samples_count_for_nothing"},

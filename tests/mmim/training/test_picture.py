@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +6,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
+from mmim.corruption.corruption import Sides
 from mmim.data.media_write import write_video
 from mmim.data.sources import find_samples
 from mmim.model import MaskedModel, Step
@@ -44,7 +45,8 @@ def rows_of(model: MaskedModel) -> tuple[dict, torch.Tensor, torch.Tensor, torch
     split, tokens = step.splits["video"], step.tokens["video"]
     generator = torch.Generator().manual_seed(1)
     predicted = torch.rand(*split.ids_masked.shape, 3, TUBELET, PATCH, PATCH, generator=generator)
-    rows = picture._rows(model.method.modalities["video"], tokens, split, predicted)
+    canvas, side = picture.Canvas(model.method.modalities["video"], tokens), Sides(tokens, split, tokens, split)
+    rows = picture._rows(canvas, side, torch.ones_like(split.ids_masked, dtype=torch.bool), predicted)
     hidden = torch.zeros(2, FRAMES, SIZE, SIZE, dtype=torch.bool)
     shown = torch.zeros(2, 3, FRAMES, SIZE, SIZE)
     for sample, ids in enumerate(split.ids_masked.tolist()):
@@ -172,8 +174,24 @@ def test_padding_is_shown_as_it_is_and_the_hidden_places_alone_are_covered():
     ids = torch.arange(tokens.count)[None]
     valid = torch.arange(tokens.count - 5)[None] < 3  # 3 of the others are hidden, the rest is padding
     split = Split(ids[:, :5], ids[:, 5:], None, valid)
-    rows = picture._rows(modality, tokens, split, torch.ones(1, *ids[:, 5:].shape[1:], 3, TUBELET, PATCH, PATCH))
+    tokens = replace(tokens, valid=ids < 8)
+    predicted = torch.ones(1, *ids[:, 5:].shape[1:], 3, TUBELET, PATCH, PATCH)
+    rows = picture._rows(picture.Canvas(modality, tokens), Sides(tokens, split, tokens, split), valid, predicted)
     original, seen, predicted = (rows[title][0] for title in rows)
     share = 3 / tokens.count
     assert (seen == GREY_OF_HIDDEN).all(axis=-1).mean() == pytest.approx(share, abs=0.01)
     assert (predicted != original).any(axis=-1).mean() == pytest.approx(share, abs=0.01)
+
+
+def test_places_that_are_asked_for_and_do_not_count_are_drawn_as_they_are_and_hidden_ones_not_asked_for_grey():
+    modality = toy().modalities["video"]
+    tokens = modality.tokenize(random_clips(1, FRAMES, SIZE))
+    n, ids = tokens.count, torch.arange(tokens.count)[None]
+    asked, counted = ids[:, 4:12], ids[:, 4:12] >= 8  # of 8 visible tokens the last four are asked for too
+    split = Split(ids[:, :8], asked, counted=counted)
+    predicted = torch.ones(1, 8, 3, TUBELET, PATCH, PATCH)
+    rows = picture._rows(picture.Canvas(modality, tokens), Sides(tokens, split, tokens, split), counted, predicted)
+    original, seen, drawn = (rows[title][0] for title in rows)
+    assert (seen == GREY_OF_HIDDEN).all(axis=-1).mean() == pytest.approx((n - 8) / n, abs=0.01)
+    assert (drawn == GREY_OF_HIDDEN).all(axis=-1).mean() == pytest.approx((n - 12) / n, abs=0.01)
+    assert (drawn == original).all(axis=-1).mean() == pytest.approx(8 / n, abs=0.01)

@@ -28,7 +28,7 @@ def gradients(case: str, micro: int, accelerator: Accelerator) -> dict[str, torc
         model = MaskedModel(toy())
         redraw(model)
         wrapped = accelerator.prepare(model)
-        backward(wrapped, batches, global_counts(model, batches, accelerator), accelerator)
+        backward(wrapped, batches, global_counts(model, batches, accelerator)[0], accelerator)
     return {name: p.grad for name, p in model.named_parameters()}
 
 
