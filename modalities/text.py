@@ -201,14 +201,16 @@ class Text(Modality):
         return [page(self._words(ids)) for ids in data.long().tolist()]
 
     def _words(self, ids: Sequence[int]) -> list[str | None]:
-        """The words of a text, None for each unknown id."""
+        """The words of a text, None for each unknown id; sentinels by their number."""
         subwords = self._subwords
+        names = {id: subwords.tokenizer.id_to_token(id) for id in subwords.special}
+        names |= {id: f"<{number}>" for number, id in enumerate(subwords.vocabulary.sentinels)}
         words: list[str | None] = []
-        for known, run in groupby(ids, lambda id: 0 <= id < subwords.vocabulary.size and id not in subwords.special):
+        for known, run in groupby(ids, lambda id: 0 <= id < subwords.vocabulary.size and id not in names):
             if known:
                 words += subwords.tokenizer.decode([id for id in run if id != subwords.pad], False).split()
             else:
-                words += [subwords.tokenizer.id_to_token(id) if id in subwords.special else None for id in run]
+                words += [names.get(id) for id in run]
         return words
 
     def features(self, raw: dict[str, Tensor]) -> Float[Tensor, "b p"]:  # type: ignore[override]

@@ -4,6 +4,7 @@ Paper    Devlin et al. 2019, BERT: Pre-training of Deep Bidirectional Transforme
          arXiv:1810.04805
 Run      accelerate launch recipes/bert.py --data path/to/texts [--modalities.text.tokenizer path/to/folder]
 Demo     accelerate launch recipes/bert.py
+Spans    --masking.text span --corruption.text sentinels --decoders.text causal --modalities.text.sentinels 100 (T5's)
 Cost     not measured yet (paper: BERT-base, 4 days on 16 TPU chips)
 Result   not reproduced yet (paper: BERT-base, 1,000,000 steps, GLUE test average 79.6 after fine-tuning)
 Differs  the masked words alone are predicted, not whether one sentence follows another; so there is one segment, whose

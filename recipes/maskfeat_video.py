@@ -69,7 +69,7 @@ SIZES = {
 # of recipes/maskfeat.py: hence small cuboids of one time step, and a second moment that forgets sooner; no clipping.
 DEMO = {
     "size": "tiny",
-    "modalities.video.frames": 8,
+    "modalities.video.frames": 4,
     "modalities.video.stride": 4,
     "modalities.video.size": 32,
     "modalities.video.patch": 8,
@@ -81,11 +81,11 @@ DEMO = {
     "optimiser.per": 0,
     "optimiser.betas": (0.9, 0.95),
     "clip_grad": None,
-    "steps": 750,
+    "steps": 800,
     "batch": 32,
     "repeats": 8,
     "precision": "fp32",
-    "checkpoint_every": 375,
+    "checkpoint_every": 400,
 }
 
 if __name__ == "__main__":

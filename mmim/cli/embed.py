@@ -26,7 +26,7 @@ def embed(
 
     Args:
         checkpoint: run folder, or one of its checkpoints.
-        data: folder of files, or a text file with a path per line.
+        data: folder of files, a text file with a path per line, or a file of several samples.
         out: Parquet file to write.
         batch: samples per forward pass.
         workers: processes that read files.

@@ -43,8 +43,8 @@ class Sample:
 def find_samples(data: Path, modalities: Mapping[str, Modality]) -> list[Sample]:
     """All samples of a folder (searched through, links followed), of a list of files, or of a file that holds several.
 
-    A list is a text file with `path` or `path label` lines. Paths in a list are relative to the list; one that is missing is met when it is to be read, unless all are. Samples
-    come sorted by id, each once.
+    A list is a text file with `path` or `path label` lines. Paths in it are relative to it; one that is missing is met
+    when it is to be read, unless all are. Samples come sorted by id, each once.
 
     Raises:
         DataError: nothing there that any of the modalities reads.

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from mmim.errors import CheckpointError
+from mmim.masking.budget import Ratio
 from mmim.masking.dual import DualMasking
+from mmim.masking.random import RandomMasking
 from tests.recipes.weights.imports import case, imported, loaded, off, run, split_of, write
 
 OPTIONS = {"heads": 4, "decoder_heads": 2, "size": (32, 32)}
@@ -75,3 +77,14 @@ def test_cosine_attention_is_refused(official, tmp_path):
     state = official.state | {f"encoder.blocks.{i}.attn.scale": torch.zeros(4, 1, 1) for i in range(3)}
     with pytest.raises(CheckpointError, match=r"'encoder.blocks.0.attn.scale' is of cosine attention, .* without it"):
         imported(write(tmp_path / "cosine.pth", state), "videomae_v2", **OPTIONS)
+
+
+def test_what_the_decoder_was_asked_for_is_as_the_file_says(official, tmp_path):
+    def budget(**told):
+        path = write(tmp_path / "videomae.pth", official.state, **told)
+        return imported(path, "videomae_v2", **OPTIONS).model.method.budget
+
+    assert budget(decoder_mask_ratio=0.0) == Ratio(0.9, rounding="hidden_down")
+    assert budget(decoder_mask_ratio=0.25) == DualMasking(ratio=0.25)
+    assert budget(decoder_mask_ratio=0.5, decoder_mask_type="random").decoder == RandomMasking()
+    assert budget(decoder_mask_type="run_cell") == DualMasking()
