@@ -229,7 +229,7 @@ class Text(Modality):
 
 def _rounded_up(length: int) -> int:
     """A length of four significant bits, so that a compiled model meets few: 56 up to 512."""
-    step = 2 ** max(length.bit_length() - 4, 0)
+    step: int = 2 ** max(length.bit_length() - 4, 0)
     return math.ceil(length / step) * step
 
 

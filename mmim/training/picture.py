@@ -114,9 +114,10 @@ def _draw(samples: list[dict[str, Picture]], file: Path, note: str) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    height, width = next(iter(samples[0].values())).shape[:2]
+    shapes = [view.shape for sample in samples for view in sample.values()]
+    height, width = (max(shape[axis] for shape in shapes) for axis in (0, 1))
     columns = 1 if width > WIDE * height else len(samples[0])
-    views = [view for sample in samples for view in sample.items()]
+    views = [(title, _padded(view, height, width)) for sample in samples for title, view in sample.items()]
     each = 10 / columns if columns == 1 else min(10 / columns, 2.6)  # inches
     rows = len(views) // columns
     figure = Figure(figsize=(each * columns, (each * height / width + 0.22) * rows + 0.4))
@@ -131,3 +132,9 @@ def _draw(samples: list[dict[str, Picture]], file: Path, note: str) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
     return file
+
+
+def _padded(view: Picture, height: int, width: int) -> Picture:
+    """A picture with white to its right and below, so that all are drawn at one scale."""
+    margins = ((0, height - view.shape[0]), (0, width - view.shape[1]), (0, 0))
+    return np.pad(view, margins, constant_values=255)

@@ -195,3 +195,11 @@ def test_places_that_are_asked_for_and_do_not_count_are_drawn_as_they_are_and_hi
     assert (seen == GREY_OF_HIDDEN).all(axis=-1).mean() == pytest.approx((n - 8) / n, abs=0.01)
     assert (drawn == GREY_OF_HIDDEN).all(axis=-1).mean() == pytest.approx((n - 12) / n, abs=0.01)
     assert (drawn == original).all(axis=-1).mean() == pytest.approx(8 / n, abs=0.01)
+
+
+def test_views_of_several_heights_are_drawn_at_one_scale():
+    padded = picture._padded(np.zeros((10, 40, 3), np.uint8), 20, 50)
+    assert padded.shape == (20, 50, 3)
+    assert not padded[:10, :40].any()
+    assert (padded[10:] == 255).all()
+    assert (padded[:, 40:] == 255).all()
