@@ -139,9 +139,9 @@ def test_rows_of_a_file_are_samples(write):
 
 
 BAD = {
-    "one.npy": ("^1 distinct point, and 16 groups need as many$", clouds.npy(ball(1))),
-    "same.npy": ("^1 distinct point, and 16 groups need as many$", clouds.npy(np.ones((300, 3)))),
-    "few.ply": ("^15 distinct points, and 16 groups", clouds.ply(ball(15))),
+    "one.npy": ("^1 distinct point: 16 groups need as many$", clouds.npy(ball(1))),
+    "same.npy": ("^1 distinct point: 16 groups need as many$", clouds.npy(np.ones((300, 3)))),
+    "few.ply": ("^too few distinct points: 16 groups", clouds.ply(ball(15))),
     "nan.xyz": ("^no point of 300 is finite$", clouds.xyz(np.full((300, 3), np.nan))),
     "flat.off": ("^a mesh without area$", clouds.off(TETRAHEDRON, [(0, 0, 1)] * 4)),
 }

@@ -142,3 +142,12 @@ def test_positions_before_every_block_reach_the_blocks_of_branches_and_the_share
     together = torch.cat([together, trunk.encoder.global_tokens.expand(2, -1, -1)], dim=1)
     allowed = torch.ones(2, 1, 7, 7, dtype=torch.bool)
     assert_close(latents.values, trunk.encoder.norm(trunk.encoder.blocks[0](together, allowed))[:, :6])
+
+
+@pytest.mark.parametrize("sees_hidden", [True, False])
+def test_behind_mask_tokens_an_embedder_counts_hidden_content_only_if_it_says_so(sees_hidden):
+    trunk = Trunk({"a": Toy()}, JointEncoder(width=8, depth=1, heads=2), {"a": MaskToken()})
+    trunk.embedders["a"] = Centred(sees_hidden)
+    ids = torch.arange(8).expand(3, 8)
+    branch(trunk, "a", Toy().tokenize(torch.randn(3, 8, 4)), Split(ids[:, :5], ids[:, 5:]))
+    assert torch.equal(trunk.embedders["a"].counted, (ids < 5) | sees_hidden)

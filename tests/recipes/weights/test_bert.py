@@ -45,7 +45,7 @@ def batch_of(model, folder, dtype):
     """Two lengths and padding, as our modality and as their tokenizer cut them; some tokens hidden."""
     texts = [LINES[0], LINES[3], LINES[4]]
     their = PreTrainedTokenizerFast.from_pretrained(folder)(
-        texts, padding="max_length", max_length=16, return_tensors="pt"
+        texts, padding="max_length", max_length=15, return_tensors="pt"
     )
     modality = model.method.modalities["text"]
     raws = []
