@@ -31,6 +31,10 @@ class DataError(MmimError):
     """Data that are missing, or that can't be used as asked."""
 
 
+class EmptyDataError(DataError):
+    """A place without anything that can be read; beside others that have something it is only mentioned."""
+
+
 class ReadError(DataError):
     """One file that can't be read; the run goes on without it and lists it at the end."""
 

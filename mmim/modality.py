@@ -21,12 +21,47 @@ from mmim.parts import Part
 from mmim.records import Raw, Tokens, map_raw
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A file that is a piece of another one: a member of an archive, by its bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """Data that stand where the path of a file could: the cell of a manifest, as the text of a file of this name."""
+
+    name: str
+    text: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of the text."""
+        return len(self.text.encode(errors="surrogateescape"))
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
-    """Where the data of one modality of one sample lie: a file, or a row of a file that holds several samples."""
+    """Where the data of one modality of one sample lie: a file, or a row of a file that holds several samples.
+
+    A modality reads `path` and `row`. What is `stored` otherwise is made a file of its own before a modality reads it
+    (`mmim.data.stored`), so that none need know.
+    """
 
     path: Path
     row: int | None = None
+    any_row: bool = False
+    """The sample is any row of the file, if it has several: one drawn at each visit, the first for evaluation."""
+    stored: Slice | Inline | None = None
+    """What of `path`, or in its place, is the file; None: `path` is it."""
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self.path.name if self.stored is None else self.stored.name
 
 
 @dataclass(frozen=True)
@@ -116,7 +151,12 @@ class Modality(Part):
 
     axis: ClassVar[str] = "modality"
     suffixes: ClassVar[tuple[str, ...]] = ()
-    """The file suffixes it reads, lower case with the dot; the first is the one `depict` writes."""
+    """The file suffixes it reads, lower case with the dot; the first is the one `depict` writes.
+
+    They may be compound (".depth.png"): of those that end a file's name the longest decides who reads it.
+    """
+    inline: ClassVar[bool] = False
+    """Whether a cell of a manifest may hold the data themselves, as a file of the first suffix would."""
 
     view: ClassVar[tuple[str, ...]] = ()
     """Fields that say what is read for evaluation, and nothing of how it is cut and normalised: a size, a length.
@@ -179,10 +219,14 @@ class Modality(Part):
         """How long a sample is, roughly and cheaply, where lengths vary: samples of like length share micro-batches."""
         return 0
 
+    def length_of_bytes(self, size: int) -> int:
+        """The same for data of so many bytes that are no file of their own yet, without a look at them."""
+        return 0
+
     def prepare(self, sources: Sequence[Source]) -> "Modality":
         """This modality with what must be learnt of the corpus before a run (a tokenizer), the same for the same data.
 
-        Several processes may ask at once.
+        Several processes may ask at once. Whoever reads the sources does it through `mmim.data.stored.opened`.
 
         Raises:
             DataError: nothing can be learnt from these.

@@ -34,7 +34,7 @@ def parse(recipe: Recipe, argv: Sequence[str], sizes: Mapping[str, Overrides], d
     plain = _config(_peek(args, "config"))
     asked, length = _peek(args, "size"), _length(args)
     about = _demo(demo)
-    if _data(args, plain) is not None or {"-h", "--help"} & set(args):  # the help shows the paper's values
+    if _data(args, plain) or {"-h", "--help"} & set(args):  # the help shows the paper's values
         demo = {}
     size = asked if asked is not None else plain.get("size") or demo.get("size", recipe.size)
     preset = _size(sizes, size) if size or asked is not None else {}
@@ -47,7 +47,8 @@ def parse(recipe: Recipe, argv: Sequence[str], sizes: Mapping[str, Overrides], d
     if asked is not None:
         exchanged = [path for path, part in parts_of(recipe) if path in before and type(part) is not type(before[path])]
         recipe = _resized(recipe, preset, size, exchanged)
-    recipe = _cli(apply(recipe, length), args, _description(recipe, sizes) + about)
+    renewed = {name: () for name in ("data", "weight") if _peek(args, name) is not None}  # not behind the config's
+    recipe = _cli(apply(recipe, length | renewed), args, _description(recipe, sizes) + about)
     recipe.check()
     return recipe
 
@@ -131,6 +132,13 @@ def _demo(demo: Overrides) -> str:
     return f"\n\nWithout --data the demo runs, with other defaults than those below: {values}."
 
 
+def as_now(plain: dict[str, Any]) -> dict[str, Any]:
+    """A recipe.yaml as it is written now; earlier ones had one place of data or none, and no weights."""
+    data = plain.get("data", ())
+    several = data if isinstance(data, list | tuple) else [] if data is None else [data]
+    return {**plain, "data": list(several), "weight": plain.get("weight") or []}
+
+
 def _config(file: str | None) -> dict[str, Any]:
     if file is None:
         return {}
@@ -143,7 +151,7 @@ def _config(file: str | None) -> dict[str, Any]:
             f"--config {file} holds {type(plain).__name__}, not fields: "
             "give it `name: value` lines, such as a run's recipe.yaml."
         )
-    return plain
+    return as_now(plain) if "data" in plain else plain
 
 
 def _size(sizes: Mapping[str, Overrides], size: Any) -> dict[str, Any]:
@@ -172,14 +180,10 @@ def _resized(recipe: Recipe, preset: Overrides, size: str, exchanged: list[str])
     return recipe
 
 
-def _data(args: list[str], plain: Mapping[str, Any]) -> Any:
+def _data(args: list[str], plain: Mapping[str, Any]) -> Sequence[str]:
     """Where the data are, if the command line or the config says it."""
-    data = _peek(args, "data")
-    if data is None:
-        data = plain.get("data")
-    elif data == "None":
-        data = ""
-    if data is not None and not str(data).strip():
+    data = _peek_all(args, "data") or plain.get("data", ())
+    if any(str(place).strip() in ("", "None") for place in data):
         raise OptionError("--data names nothing: give a folder or a list of files, or leave --data out for the demo.")
     return data
 
@@ -204,24 +208,34 @@ def _peek(args: list[str], option: str) -> str | None:
     return _take(list(args), option)
 
 
+def _peek_all(args: list[str], option: str) -> list[str]:
+    """All values of an option that may come several times."""
+    return _take_all(list(args), option)
+
+
 def _take(args: list[str], option: str) -> str | None:
-    """Remove every `--option VALUE` and `--option=VALUE`; the last value wins. Dashes and underscores are alike.
+    """Remove every `--option VALUE` and `--option=VALUE`; the last value wins."""
+    return next(reversed(_take_all(args, option)), None)
+
+
+def _take_all(args: list[str], option: str) -> list[str]:
+    """Remove every `--option VALUE` and `--option=VALUE`. Dashes and underscores are alike.
 
     As for tyro, a word that starts with a dash is a value only if it is a number, or after `=`.
 
     Raises:
         OptionError: the value is missing.
     """
-    found, flag, i = None, option.replace("_", "-"), 0
+    found, flag, i = list[str](), option.replace("_", "-"), 0
     while i < len(args):
         word, equals, value = args[i].partition("=")
         if word.replace("_", "-") != f"--{flag}":
             i += 1
         elif equals:
-            found = value
+            found.append(value)
             del args[i]
         elif i + 1 < len(args) and (not args[i + 1].startswith("-") or _is_number(args[i + 1])):
-            found = args[i + 1]
+            found.append(args[i + 1])
             del args[i : i + 2]
         else:
             dash = f" One that starts with a dash is written --{flag}=-..." if i + 1 < len(args) else ""

@@ -22,12 +22,13 @@ from rich.console import Console
 
 from mmim import checkpoint, command, demo
 from mmim.config import to_plain, with_fields
-from mmim.data.sources import Sample, find_samples
+from mmim.data.sources import Sample, find_samples, find_union
+from mmim.data.union import mixture, parse_data, parse_weights, resolved
 from mmim.data.world.build import cache_folder
 from mmim.errors import MaskingError, OptionError
 from mmim.modality import Modality
 from mmim.model import MaskedModel
-from mmim.options import Overrides, parse
+from mmim.options import Overrides, as_now, parse
 from mmim.records import Batch, map_raw
 from mmim.training.loop import Job, fresh_model, train
 from mmim.training.picture import reconstructions
@@ -105,10 +106,14 @@ def make_plan(recipe: Recipe, console: Console) -> Plan:
     folder = recipe.output or Path("runs") / f"{recipe.name}-{_name_of(recipe.data)}"
     check_writable(folder)
     world = None
-    if recipe.data is None:
+    if not recipe.data:
         console.print("No --data: this is the demo, on the sample world (small drawn scenes with known factors).")
         world = demo.world(recipe.modalities)
-    samples = find_samples(recipe.data if recipe.data is not None else world / "train", recipe.modalities)  # type: ignore[operator]
+    found = find_union(recipe.data or [str(world / "train")], recipe.modalities)  # type: ignore[operator]
+    for note in found.notes:
+        console.print(f"Note: {note}", markup=False, highlight=False)
+    samples = found.samples
+    mixture(samples, parse_weights(recipe.weight, recipe.data))
     ready = prepared(recipe, samples, folder, console)
     dry_run(ready)
     workers, threads = share_cores(max(1, _cores() // local), recipe)
@@ -279,7 +284,7 @@ def look_at_folder(job: Job) -> int:
                 f"{job.folder} has checkpoints and no recipe.yaml. Name another --output, or use --no-resume."
             )
         return 0
-    before, now = yaml.safe_load(there.read_text()), plain_recipe(job.given or job.recipe)
+    before, now = as_now(yaml.safe_load(there.read_text())), plain_recipe(job.given or job.recipe)
     changed = [f"{path} {old} -> {new}" for path, old, new in _differences(before, now) if path not in FREE]
     if steps and not changed:
         data = checkpoint.read_state(job.checkpoints / f"step-{steps[-1]}")["data"]
@@ -305,10 +310,11 @@ def prepare_folder(job: Job, *, resume: bool) -> None:
 
 def plain_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe as recipe.yaml has it; such a file is a `--config`."""
-    data, init = (path.resolve() if path else None for path in (recipe.data, recipe.init))
+    data, init = resolved(recipe.data), recipe.init.resolve() if recipe.init else None
     modalities = {name: _resolved(modality) for name, modality in recipe.modalities.items()}
+    weight = tuple(sorted(recipe.weight))
     plain: dict[str, Any] = to_plain(
-        replace(recipe, modalities=modalities, data=data, init=init, resume=True, config=None)
+        replace(recipe, modalities=modalities, data=data, weight=weight, init=init, resume=True, config=None)
     )
     return plain
 
@@ -373,10 +379,15 @@ def _point_to(folder: Path, console: Console) -> None:
         console.print(f"picture         {picture}", highlight=False, soft_wrap=True)
 
 
-def _name_of(data: Path | None) -> str:
-    if data is None:
-        return "demo"
-    return data.resolve().name if data.is_dir() else data.stem
+def _name_of(data: Sequence[str]) -> str:
+    return "+".join(name or _place(path) for name, path in sorted(parse_data(data).items())) or "demo"
+
+
+def _place(path: Path) -> str:
+    """What a place is called: a folder and a file by their names, a pattern of tars by the folder that they are in."""
+    if path.is_dir():
+        return path.resolve().name
+    return path.stem if "{" not in path.name else path.absolute().parent.name
 
 
 def _cores() -> int:

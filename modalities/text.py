@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Num, UInt8
 from torch import Tensor, nn
 
+from mmim.data.stored import chosen, opened
 from mmim.data.subwords import FILES, LEAST, SPECIAL, VERSION, Subwords, ensure_subwords, read_subwords
 from mmim.data.text_draw import page
 from mmim.data.text_read import count_lines, field_of, line_bytes, read_line, read_whole
@@ -49,6 +50,7 @@ class Text(Modality):
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".txt", ".jsonl")
+    inline: ClassVar[bool] = True
     view: ClassVar[tuple[str, ...]] = ("length", "per", "field")
     files: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({"tokenizer": FILES})
     masking: ClassVar[MaskingPolicy] = RandomMasking()
@@ -106,7 +108,7 @@ class Text(Modality):
         """
         if self.tokenizer is not None:
             return self
-        places = sorted(sources, key=lambda source: stable_hash(source.path.name, source.row))
+        places = sorted(sources, key=lambda source: stable_hash(PurePath(source.name).name, source.row))
         key = [VERSION, self.vocabulary_size, self.per, self.field, *_about(places)]
         digest = blake2b("\x1f".join(map(str, key)).encode(errors="surrogateescape"), digest_size=8).hexdigest()
         return replace(self, tokenizer=ensure_subwords(digest, lambda: self._texts(places), self.vocabulary_size))
@@ -116,7 +118,8 @@ class Text(Modality):
         left = CORPUS
         for source in places:
             try:
-                text = self._text(source)
+                with opened(source) as file:
+                    text = self._text(chosen(file, self, None))
             except ReadError:
                 continue
             left -= len(text.encode())
@@ -140,6 +143,9 @@ class Text(Modality):
             return source.path.stat().st_size
         except OSError:
             return 0
+
+    def length_of_bytes(self, size: int) -> int:
+        return size
 
     def blank(self) -> dict[str, Tensor]:
         return {"ids": torch.zeros(self.length, dtype=torch.int64), "length": torch.tensor(self.length)}
@@ -240,8 +246,11 @@ def _special(folder: str) -> tuple[int, ...]:
 
 
 def _about(places: Sequence[Source]) -> list[str]:
-    """What tells a corpus from another: names, sizes and beginnings of its files, and how many texts are in them."""
-    found = []
+    """What tells a corpus from another: names, sizes and beginnings of its files, and how many texts are in them.
+
+    Of texts that are no files of their own also which ones they are.
+    """
+    found = sorted(f"{source.name} {source.stored}" for source in places if source.stored is not None)
     for path in sorted({source.path for source in places}, key=lambda path: (path.name, path)):
         try:
             with path.open("rb") as file:

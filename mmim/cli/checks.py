@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from rich.console import Console
+
+from mmim.data.sources import Found, Sample
 from mmim.errors import OptionError
 
 
@@ -25,3 +28,10 @@ def check_checkpoint(path: Path) -> None:
     """Refuse a file: a checkpoint is a folder."""
     if path.is_file():
         raise OptionError(f"--checkpoint {path} is a file: give a run folder, or a folder checkpoints/step-N in it.")
+
+
+def told(found: Found, console: Console) -> list[Sample]:
+    """The samples that were found, once their notes are said."""
+    for note in found.notes:
+        console.print(f"Note: {note}", markup=False, highlight=False)
+    return found.samples

@@ -8,16 +8,17 @@ import tyro
 
 from mmim import checkpoint as checkpoints
 from mmim import command
-from mmim.cli.checks import check_checkpoint, check_numbers, check_output
-from mmim.data.sources import find_samples
+from mmim.cli.checks import check_checkpoint, check_numbers, check_output, told
+from mmim.data.sources import find_union
 from mmim.embed import embed as embed_samples
 from mmim.embed import read, read_as, write_parquet
+from mmim.errors import OptionError
 
 
 def embed(
     checkpoint: Path,
-    data: Path,
     out: Path,
+    data: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     batch: int = 32,
     workers: int = 1,
     settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
@@ -26,12 +27,14 @@ def embed(
 
     Args:
         checkpoint: run folder, or one of its checkpoints.
-        data: folder of files, a text file with a path per line, or a file of several samples.
         out: Parquet file to write.
+        data: folder of files, list, manifest, tars, or a file of several samples; several as NAME=PATH each.
         batch: samples per forward pass.
         workers: processes that read files.
         settings: NAME.FIELD=VALUE, read more or finer than in training; a wrong one lists which fields there are.
     """
+    if not data:
+        raise OptionError("Give --data, the files to embed.")
     check_numbers(batch, workers)
     check_output("out", out)
     check_checkpoint(checkpoint)
@@ -39,7 +42,7 @@ def embed(
     folder = checkpoints.find(checkpoint)
     model = checkpoints.load(folder)
     modalities = read_as(model.method.modalities, settings)
-    samples = find_samples(data, modalities)
+    samples = told(find_union(data, modalities), console)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batches = read(samples, modalities, batch=batch, workers=workers)
     found = embed_samples(model, samples, batches, device=device)

@@ -1,7 +1,7 @@
 """`mmim probe`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,20 +14,21 @@ from rich.console import Console
 
 from mmim import checkpoint as checkpoints
 from mmim import command
-from mmim.cli.checks import check_checkpoint, check_numbers, check_output
+from mmim.cli.checks import check_checkpoint, check_numbers, check_output, told
 from mmim.data.loader import Loaded
-from mmim.data.sources import find_samples
+from mmim.data.sources import find_union
+from mmim.data.union import parse_data
 from mmim.embed import embed, read, read_as
 from mmim.errors import DataError, OptionError
 from mmim.evaluation.labels import find_labels
 from mmim.evaluation.report import as_dict, compare, table
-from mmim.evaluation.tables import read_table
+from mmim.evaluation.tables import LabelTable, joined, read_table
 from mmim.model import MaskedModel
 
 
 def probe(
     label: tuple[str, ...],
-    data: Path | None = None,
+    data: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     checkpoint: Path | None = None,
     embeddings: Path | None = None,
     labels: Path | None = None,
@@ -45,10 +46,11 @@ def probe(
 
     Args:
         label: columns of the label table.
-        data: folder of files, or a text file with a path per line; its index.csv has the labels.
+        data: folder of files, list, manifest or tars; its index.csv, or itself, has the labels. Several as NAME=PATH.
         checkpoint: run folder, or one of its checkpoints.
         embeddings: Parquet file of `mmim embed`, in place of checkpoint and files.
-        labels: label table (csv, tsv, jsonl, `path label` lines), or the folder of an index.csv; default: --data.
+        labels: label table (csv, tsv, jsonl, parquet, `path label` lines), or the folder of an index.csv; default:
+            --data. Of several --data it names samples as they are called, with the name of their data.
         split: COLUMN=VALUE, the rows to test on; default: a quarter, by a hash of the id.
         seed: of the untrained encoder and of the intervals.
         batch: samples per forward pass, with --checkpoint (default 32).
@@ -57,8 +59,7 @@ def probe(
         json_out: also write the table as JSON.
     """
     console = command.console()
-    where = labels or data
-    if where is None:
+    if labels is None and not data:
         raise OptionError("Give --data (its index.csv has the labels) or --labels.")
     if (checkpoint is None) == (embeddings is None):
         raise OptionError("Give one of --checkpoint and --embeddings.")
@@ -74,19 +75,46 @@ def probe(
         ]:
             raise OptionError(f"{' and '.join(unused)} with --embeddings: there is nothing to compute, leave it out.")
         ids, vectors = read_embeddings(embeddings)
+        inline = dict.fromkeys(vectors, True)
     else:
         assert checkpoint is not None
-        if data is None:
+        if not data:
             raise OptionError("--checkpoint needs --data, the files to embed.")
         check_checkpoint(checkpoint)
         ids, vectors = _embed(checkpoint, data, seed, *numbers, settings, console)
-    found = find_labels(read_table(where), ids, label, split, data if data is not None and data.is_dir() else None)
+        modalities = checkpoints.read_method(checkpoints.find(checkpoint)).modalities
+        inline = {name: modality.inline for name, modality in modalities.items()}
+    places = parse_data(data)
+    unnamed = places.get("")
+    root = unnamed if unnamed is not None and unnamed.is_dir() else None
+    found = find_labels(_labels(labels, places, inline), ids, label, split, root)
     if found.left_out:
         console.print(f"{found.left_out} of {len(ids)} samples have no label and were left out")
     rows = compare({name: part[found.rows] for name, part in vectors.items()}, found.values, found.test, seed)
     console.print(table(rows))
     if json_out is not None:
         json_out.write_text(json.dumps(as_dict(rows), indent=1) + "\n")
+
+
+def _labels(labels: Path | None, places: Mapping[str, Path], inline: Mapping[str, bool]) -> LabelTable:
+    """The label table, or those of all data that have one.
+
+    Raises:
+        DataError: there is none.
+    """
+    if labels is not None:
+        its_own = labels.resolve() in {path.resolve() for path in places.values()}
+        return read_table(labels, inline if its_own else None)
+    if "" in places:
+        return read_table(places[""], inline)
+    tables = {name: read_table(path, inline) for name, path in places.items() if _may_have_labels(path)}
+    if not tables:
+        raise DataError(f"None of {', '.join(places)} has labels: give one of the folders an index.csv, or --labels.")
+    return joined(tables)
+
+
+def _may_have_labels(path: Path) -> bool:
+    return (path / "index.csv").is_file() if path.is_dir() else path.is_file() and path.suffix.lower() != ".tar"
 
 
 def read_embeddings(file: Path) -> tuple[list[str], dict[str, np.ndarray]]:
@@ -110,11 +138,17 @@ def read_embeddings(file: Path) -> tuple[list[str], dict[str, np.ndarray]]:
 
 
 def _embed(
-    checkpoint: Path, data: Path, seed: int, batch: int, workers: int, settings: tuple[str, ...], console: Console
+    checkpoint: Path,
+    data: Sequence[str],
+    seed: int,
+    batch: int,
+    workers: int,
+    settings: tuple[str, ...],
+    console: Console,
 ) -> tuple[list[str], dict[str, np.ndarray]]:
     trained = checkpoints.load(checkpoint)
     modalities = read_as(trained.method.modalities, settings)
-    samples = find_samples(data, modalities)
+    samples = told(find_union(data, modalities), console)
     torch.manual_seed(seed)
     untrained = MaskedModel(trained.method)
     device = "cuda" if torch.cuda.is_available() else "cpu"

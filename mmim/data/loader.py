@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mmim.data.order import Visit
-from mmim.data.sources import Sample
+from mmim.data.sample import Sample
+from mmim.data.stored import chosen, opened
 from mmim.draw import Draw, visit_key
 from mmim.errors import ReadError
 from mmim.modality import Modality, Source
@@ -68,18 +69,38 @@ class Reader(Dataset[list[Row]]):
         keys = [visit_key(self.seed or 0, visit.epoch, sample.hash, visit.repeat) for visit in visits]
         raws: list[dict[str, Raw]] = [{} for _ in keys]
         unreadable: list[Unreadable] = []
-        for name, source in sample.sources.items():
-            try:
-                for row, raw in zip(raws, self._read(self.modalities[name], source, keys), strict=True):
+        for source in dict.fromkeys(sample.sources.values()):  # of a file that serves several modalities once
+            names = [name for name, its in sample.sources.items() if its == source]
+            for name, views in self._views(source, names, keys).items():
+                if isinstance(views, ReadError):
+                    unreadable.append(Unreadable(sample.id, name, str(views)))
+                    continue
+                for row, raw in zip(raws, views, strict=True):
                     row[name] = raw
-            except ReadError as error:
-                unreadable.append(Unreadable(sample.id, name, str(error)))
         return [Row(*row, tuple(unreadable)) for row in zip(visits, keys, raws, strict=True)]
+
+    def _views(self, source: Source, names: Sequence[str], keys: list[int]) -> dict[str, list[Raw] | ReadError]:
+        """What each of some modalities reads from a source for all keys, or why it can't."""
+        found: dict[str, list[Raw] | ReadError] = {}
+        try:
+            with opened(source) as file:
+                for name in names:
+                    try:
+                        found[name] = self._read(self.modalities[name], file, keys)
+                    except ReadError as error:
+                        found[name] = error
+        except ReadError as error:
+            return dict.fromkeys(names, error)
+        return found
 
     def _read(self, modality: Modality, source: Source, keys: list[int]) -> list[Raw]:
         if self.seed is None:
-            return [modality.read(source, None)] * len(keys)
-        return modality.read_many(source, [Draw(torch.tensor([key])) for key in keys])
+            return [modality.read(chosen(source, modality, None), None)] * len(keys)
+        draws = [Draw(torch.tensor([key])) for key in keys]
+        rows = [chosen(source, modality, draw) for draw in draws]
+        if len(set(rows)) == 1:
+            return modality.read_many(rows[0], draws)
+        return [modality.read(row, draw) for row, draw in zip(rows, draws, strict=True)]
 
 
 def collate(items: list[list[Row]], samples: Sequence[Sample], modalities: Mapping[str, Modality]) -> Loaded:

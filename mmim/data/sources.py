@@ -1,90 +1,161 @@
-"""Which samples there are: folders and lists of files, and the rows of files that hold several samples."""
+"""Which samples there are: in folders, lists, manifests and tars, and in files that hold several; one or a union."""
 
 import os
-import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
 
-from mmim.draw import stable_hash
-from mmim.errors import DataError, ReadError
-from mmim.modality import Modality, Source
-
-LONGEST = 2**16
-"""Characters of a line in a list, at most: a path has up to 4096 bytes, and a label stands behind it."""
-FIRST = 20
-"""Lines of a file that tell a list of files from a file of samples."""
+from mmim.data.braces import expanded
+from mmim.data.folders import readable, walk
+from mmim.data.lists import listed, names_files, one_file
+from mmim.data.manifest import in_manifest, is_manifest, no_column
+from mmim.data.sample import Sample as Sample
+from mmim.data.sample import readers_of, samples_of, suffix_of
+from mmim.data.table_read import DELIMITERS, read_records
+from mmim.data.tars import COMPRESSED, SUFFIX, check_shards, members, shard_names
+from mmim.data.union import parse_data
+from mmim.errors import DataError, EmptyDataError, ReadError
+from mmim.modality import Modality
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A sample and where its modalities lie; one that lacks a modality has no source for it.
+class Found:
+    """Samples, and what their user should know of them, a line each."""
 
-    The id is the path relative to the folder or list it comes from, so that moving the data changes no draw; of a row
-    in a file with `#` and its number, from 0.
+    samples: list[Sample]
+    notes: list[str] = field(default_factory=list)
+
+
+def find_union(data: Sequence[str], modalities: Mapping[str, Modality]) -> Found:
+    """The samples of all `PATH` or `NAME=PATH`, by the order of their names, which stand before the ids.
+
+    A place without anything readable adds nothing, and a note says so.
+
+    Raises:
+        OptionError: the names can't be.
+        DataError: a place is missing or damaged, or nothing readable is anywhere.
     """
-
-    id: str
-    sources: dict[str, Source]
-
-    def length(self, modalities: Mapping[str, Modality]) -> int:
-        """How long it is, as its longest modality says."""
-        return max(modalities[name].length_of(source) for name, source in self.sources.items())
-
-    @property
-    def hash(self) -> int:
-        """What the sample's order and draws depend on: its name without the suffix, which one of several files has."""
-        stem, suffix = os.path.splitext(self.id)
-        return stable_hash(self.id if "#" in suffix else stem)
+    samples, notes, empty = [], [], []
+    for name, path in sorted(parse_data(data).items()):
+        try:
+            found = find(path, modalities)
+        except EmptyDataError as error:
+            empty.append(error)
+            notes.append(f"{name} adds nothing: {error}")
+            continue
+        samples += [sample.of(name) if name else sample for sample in found.samples]
+        notes += found.notes
+    if not samples:
+        raise empty[0]
+    return Found(samples, notes)
 
 
 def find_samples(data: Path, modalities: Mapping[str, Modality]) -> list[Sample]:
-    """All samples of a folder (searched through, links followed), of a list of files, or of a file that holds several.
+    """The samples of one place, as `find` finds them."""
+    return find(data, modalities).samples
 
-    A list is a text file with `path` or `path label` lines. Paths in it are relative to it; one that is missing is met
-    when it is to be read, unless all are. Samples come sorted by id, each once.
+
+def find(data: Path, modalities: Mapping[str, Modality]) -> Found:
+    """All samples of a folder, a list of files, a manifest, of tars, or of a file that holds several.
+
+    A folder is searched through, links followed; files of one stem are one sample. A list is a text file with `path` or
+    `path label` lines, a manifest a table with a column for each modality; paths in them are relative to them, and one
+    that is missing is met when it is to be read, unless all are. Tars are a folder of them, one, or several by braces.
 
     Raises:
-        DataError: nothing there that any of the modalities reads.
+        DataError: nothing there that any of the modalities reads, or not as it should be.
     """
-    suffixes = {
-        suffix: [n for n, m in modalities.items() if suffix in m.suffixes]
-        for m in modalities.values()
-        for suffix in m.suffixes
-    }
+    suffixes = readers_of(modalities)
+    if data.is_dir():
+        return _in_folder(data, modalities)
     if not data.exists():
-        raise DataError(f"There is no {data}. Give --data a folder of files, or a text file with a path per line.")
-    is_list = data.is_file() and not _holds_samples(data, modalities, suffixes)
-    files = {data.name: data} if data.is_file() else {}
-    if is_list or not files:
-        files = dict(_listed(data, suffixes) if is_list else _walk(data))
-    samples = [
-        sample
-        for id, path in sorted(files.items())
-        if path.suffix.lower() in suffixes
-        for sample in _in_file(id, path, {name: modalities[name] for name in suffixes[path.suffix.lower()]})
-    ]
-    readable = f"that {', '.join(modalities)} can read ({', '.join(sorted(suffixes))})"
-    if not samples and is_list:
-        if data.suffix.lower() in suffixes:
-            raise _one_file(data)
-        first = f"; the first is {next(iter(files))!r}" if files else ""
-        raise DataError(
-            f"{data} lists {len(files)} files and none {readable}{first}. Write `path` or `path label` on each line."
-        )
+        return _in_shards([Path(path) for path in expanded(str(data))], data, modalities)
+    if suffix_of(data.name, suffixes) is None and data.name.lower().endswith((SUFFIX, *COMPRESSED)):
+        return _in_shards([data], data, modalities)
+    if is_manifest(data, modalities):
+        return Found(in_manifest(data, modalities))
+    if _holds_samples(data, modalities, suffixes):
+        return Found(samples_of(readable({data.name: data}, modalities), modalities))
+    return _in_list(data, modalities)
+
+
+def _in_folder(folder: Path, modalities: Mapping[str, Modality]) -> Found:
+    files = dict(walk(folder))
+    tars = [] if SUFFIX in readers_of(modalities) else [id for id in files if id.lower().endswith(SUFFIX)]
+    samples = samples_of(
+        readable({id: path for id, path in files.items() if id not in set(tars)}, modalities), modalities
+    )
+    if not samples and tars:
+        shards = shard_names([files[id] for id in sorted(tars)], folder)
+        return _in_tars(shards, folder, modalities)
     if not samples:
-        raise DataError(
-            f"{data} holds {len(files)} files and none {readable}. Point --data at the folder that holds them."
+        packed = [id for id in files if id.lower().endswith(COMPRESSED)]
+        hint = (
+            f"Decompress tars such as {packed[0]} first." if packed else "Point --data at the folder that holds them."
         )
-    paths = [next(iter(sample.sources.values())).path for sample in samples]
-    if is_list and not any(os.path.exists(path) for path in paths):
+        raise EmptyDataError(f"{folder} holds {len(files)} files and none {_that_reads(modalities)}. {hint}")
+    beside = f"{folder} holds {len(tars)} tars beside other files, which are left out: name them to read them."
+    return Found(samples, [beside] if tars else [])
+
+
+def _in_shards(paths: Sequence[Path], asked: Path, modalities: Mapping[str, Modality]) -> Found:
+    """The samples of tars by their paths, of which there may be none."""
+    if not any(path.exists() for path in paths):
+        missing = f" (nor {paths[0]} ...)" if len(paths) > 1 else ""
         raise DataError(
-            f"None of the {len(samples)} files that {data} lists is there; the first is {paths[0]}. "
+            f"There is no {asked}{missing}. Give --data a folder of files, or a text file with a path per line."
+        )
+    if packed := [path for path in paths if path.name.lower().endswith(COMPRESSED)]:
+        raise DataError(f"{packed[0]} is compressed, so that no member has a place in it: decompress it first.")
+    check_shards(paths, asked)
+    return _in_tars(shard_names(paths), asked, modalities)
+
+
+def _in_tars(shards: Mapping[str, Path], asked: Path, modalities: Mapping[str, Modality]) -> Found:
+    files, notes = members(shards, modalities)
+    if not files:
+        raise EmptyDataError(
+            f"{asked} holds {len(shards)} tars and no member {_that_reads(modalities)}."
+            + "".join(f" {note}" for note in notes[:1])
+        )
+    return Found(samples_of(files, modalities), notes)
+
+
+def _in_list(file: Path, modalities: Mapping[str, Modality]) -> Found:
+    """The samples of a list, each file once."""
+    suffixes = readers_of(modalities)
+    files = dict(sorted(listed(file, suffixes)))
+    samples = samples_of(readable(files, modalities), modalities)
+    if not samples:
+        if suffix_of(file.name, suffixes):
+            raise one_file(file)
+        if file.suffix.lower() in DELIMITERS and (columns := _header(file)):
+            raise EmptyDataError(no_column(file, columns, modalities))
+        first = f"; the first is {next(iter(files))!r}" if files else ""
+        raise EmptyDataError(
+            f"{file} lists {len(files)} files and none {_that_reads(modalities)}{first}. "
+            f"Write `path` or `path label` on each line."
+        )
+    paths = [source.path for sample in samples for source in sample.sources.values()]
+    if not any(os.path.exists(path) for path in paths):
+        raise DataError(
+            f"None of the {len(samples)} files that {file} lists is there; the first is {paths[0]}. "
             f"Write paths relative to the folder of the list, or absolute ones."
         )
-    return samples
+    return Found(samples)
+
+
+def _header(table: Path) -> list[str]:
+    """The columns of a table that has at least two; none of another."""
+    try:
+        first = read_records(table)[:1]
+    except DataError:
+        return []
+    return list(first[0]) if first and len(first[0]) > 1 else []
+
+
+def _that_reads(modalities: Mapping[str, Modality]) -> str:
+    return f"that {', '.join(modalities)} can read ({', '.join(readers_of(modalities))})"
 
 
 def _holds_samples(file: Path, modalities: Mapping[str, Modality], suffixes: Collection[str]) -> bool:
@@ -93,104 +164,11 @@ def _holds_samples(file: Path, modalities: Mapping[str, Modality], suffixes: Col
     Raises:
         DataError: it should be one, and can't be read.
     """
-    readers = [modality for modality in modalities.values() if file.suffix.lower() in modality.suffixes]
-    if not readers or _names_files(file, suffixes):
+    suffix = suffix_of(file.name, suffixes)
+    readers = [modality for modality in modalities.values() if suffix in modality.suffixes]
+    if not readers or names_files(file, suffixes):
         return False
     try:
         return any(modality.rows_in(file) is not None for modality in readers)
     except ReadError as error:
         raise DataError(f"--data {file} can't be used: {error}.") from error
-
-
-def _names_files(file: Path, suffixes: Collection[str]) -> bool:
-    """Whether a file is a list: one of its first lines is the path of a file, or most of them look like one."""
-    try:
-        with file.open(encoding="utf-8-sig") as lines:
-            first = [listed_path(line, suffixes) for line in islice(_lines(lines), FIRST) if line.strip()]
-    except (OSError, ValueError):
-        return False
-    if any(os.path.isfile(file.parent / path) for path in first):  # Path.is_file raises for a long line
-        return True
-    return 2 * sum(os.path.splitext(path)[1].lower() in suffixes for path in first) > len(first)
-
-
-def _in_file(id: str, path: Path, modalities: Mapping[str, Modality]) -> list[Sample]:
-    """The samples of one file: itself, or its rows. One whose rows can't be told is met when it is to be read."""
-    rows: dict[int | None, dict[str, Source]] = {}
-    for name, modality in modalities.items():
-        try:
-            numbers = modality.rows_in(path)
-        except ReadError:
-            numbers = None
-        for row in [None] if numbers is None else numbers:
-            rows.setdefault(row, {})[name] = Source(path, row)
-    return [Sample(id if row is None else f"{id}#{row}", sources) for row, sources in rows.items()]
-
-
-def _walk(folder: Path) -> list[tuple[str, Path]]:
-    found = []
-    above = {str(folder): {os.path.realpath(folder)}}  # on the way to each folder; a link back to one would not end
-    for root, folders, names in os.walk(folder, followlinks=True):
-        real = {name: os.path.realpath(os.path.join(root, name)) for name in folders if not name.startswith(".")}
-        folders[:] = sorted(name for name, place in real.items() if place not in above[root])
-        above |= {os.path.join(root, name): above[root] | {real[name]} for name in folders}
-        paths = [Path(root, name) for name in names if not name.startswith(".")]
-        found += [(path.relative_to(folder).as_posix(), path) for path in paths]
-    return found
-
-
-def _listed(file: Path, suffixes: Collection[str]) -> list[tuple[str, Path]]:
-    try:
-        with file.open(encoding="utf-8-sig", newline="\n") as lines:  # str.splitlines would also break at U+2028
-            paths = [listed_path(line, suffixes) for line in _lines(lines)]
-    except ValueError as error:
-        if file.suffix.lower() in suffixes:
-            raise _one_file(file) from error
-        reason = error.reason if isinstance(error, UnicodeDecodeError) else error
-        raise DataError(
-            f"{file} is not a text file ({reason}). --data takes a folder, or a list with a path per line."
-        ) from error
-    except OSError as error:
-        raise DataError(f"{file} can't be read: {error.strerror}.") from error
-    return [(path, file.parent / path) for path in paths if path]
-
-
-def _lines(lines: TextIO) -> Iterator[str]:
-    """The lines of a list, of which none is read further than a path can be long.
-
-    Raises:
-        ValueError: that is no list of paths.
-    """
-    for number, line in enumerate(iter(lambda: lines.readline(LONGEST + 1), ""), start=1):
-        if len(line) > LONGEST:
-            raise ValueError(f"line {number} has more than {LONGEST:,} characters")
-        if "\0" in line:
-            raise ValueError(f"line {number} holds a zero byte")
-        yield line
-
-
-def _one_file(file: Path) -> DataError:
-    return DataError(
-        f"--data {file} is one file: give the folder that holds it ({file.parent}), or a list with a path per line."
-    )
-
-
-def listed_path(line: str, suffixes: Collection[str]) -> str:
-    """The path of a line: up to the first of the suffixes that ends a word; without one, up to the trailing numbers.
-
-    Lines are `path`, `path label`, `path,label` or (frame lists) `path start total label`. Spaces belong to the path.
-    """
-    endings = "|".join(map(re.escape, suffixes))
-    found = re.match(rf"\s*(.+?(?:{endings}))(?=[\s,]|\Z)", line, re.IGNORECASE) if suffixes else None
-    if found:
-        return found[1]
-    words = line.strip().replace("\t", " ").split(" ")
-    if len(words) == 1 and _is_number(words[0].rpartition(",")[2]):
-        words = words[0].rsplit(",", 1)
-    while len(words) > 1 and _is_number(words[-1]):
-        words.pop()
-    return " ".join(words)
-
-
-def _is_number(word: str) -> bool:
-    return word.removeprefix("-").isdigit()

@@ -14,7 +14,8 @@ from torch import Tensor
 from mmim import checkpoint
 from mmim.data.loader import Loaded, Unreadable, load
 from mmim.data.order import Layout, Order
-from mmim.data.sources import Sample
+from mmim.data.sample import Sample, kinds_of
+from mmim.data.union import mixture, parse_weights
 from mmim.draw import stable_hash
 from mmim.errors import TrainingError
 from mmim.model import MaskedModel
@@ -47,10 +48,13 @@ class Job:
     def data(self) -> str:
         """What tells the run's samples from others: their number, and a hash of their names.
 
-        Rows are named by numbers, so the sizes of the files that hold them count as well.
+        Rows are named by numbers, so the sizes of the files that hold them count as well, and those of archives.
         """
         holders = {
-            source.path for sample in self.samples for source in sample.sources.values() if source.row is not None
+            source.path
+            for sample in self.samples
+            for source in sample.sources.values()
+            if source.row is not None or source.stored is not None
         }
         sizes = sorted(path.stat().st_size for path in holders if path.exists())
         return f"{len(self.samples)} files ({stable_hash(*(sample.id for sample in self.samples), *sizes):016x})"
@@ -79,8 +83,7 @@ def train(job: Job, accelerator: Accelerator, tracker: Tracker) -> MaskedModel:
     wrapped.train()
     quarantine = Quarantine(len(job.samples), recipe.max_bad, resume(job, model, optimiser, accelerator))
 
-    lengths = [sample.length(recipe.modalities) for sample in job.samples]
-    order = Order([sample.hash for sample in job.samples], recipe.seed, recipe.repeats, lengths)
+    order = order_of(job)
     batches = load(
         job.samples,
         recipe.modalities,
@@ -118,6 +121,15 @@ def train(job: Job, accelerator: Accelerator, tracker: Tracker) -> MaskedModel:
             save(job, model, stepper.optimizer, step + 1, quarantine, accelerator)
     tracker.close(quarantine.listed())
     return model.eval()
+
+
+def order_of(job: Job) -> Order:
+    """The order of a run's samples."""
+    recipe, samples = job.recipe, job.samples
+    lengths = [sample.length(recipe.modalities) for sample in samples]
+    shares = mixture(samples, parse_weights(recipe.weight, recipe.data))
+    hashes = [sample.hash for sample in samples]
+    return Order(hashes, recipe.seed, recipe.repeats, lengths, kinds_of(samples), shares)
 
 
 def fresh_model(recipe: Recipe) -> MaskedModel:

@@ -3,9 +3,12 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from mmim.data.order import Layout
+from mmim.data.union import parse_weights
 from mmim.errors import OptionError
 from mmim.model import Method
 from mmim.training.optimiser import Optimiser
@@ -37,8 +40,12 @@ class Recipe(Method):
 
     name: str
     """Of the recipe; names its default run folder."""
-    data: Path | None = None
-    """Folder of files, or a text file with `path` or `path label` lines. Without it: the demo on the sample world."""
+    data: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Folder of files, a text file with `path` or `path label` lines, a manifest (.csv, .tsv, .jsonl, .parquet with a
+    column per modality) or tars; several as NAME=PATH each. Without it: the demo on the sample world."""
+    weight: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=NUMBER for each of several --data: their shares of the samples that are drawn. Without it every sample comes
+    once an epoch."""
     output: Path | None = None
     """Run folder; default runs/NAME-DATA."""
     init: Path | None = None
@@ -90,6 +97,7 @@ class Recipe(Method):
 
     def check(self) -> None:
         super().check()
+        parse_weights(self.weight, self.data)
         if self.init_trunk_only and self.init is None:
             raise OptionError("--init-trunk-only without --init: name the checkpoint to start from.")
         positive = {

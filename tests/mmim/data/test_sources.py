@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from mmim.data.sources import find_samples, listed_path
+from mmim.data.lists import listed_path
+from mmim.data.sources import find_samples
 from mmim.errors import DataError
 from tests.toy import Toy
 from tests.words import Words
