@@ -1,0 +1,61 @@
+"""What one modality shows, the others hide."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mmim.draw import Draw
+from mmim.errors import MaskingError, expect
+from mmim.masking.budget import Budget, Groups, Presence
+from mmim.masking.groups import ordinals
+from mmim.records import Split, Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Complementary(Budget):
+    """Modalities on the same grid see different places, so that each must be told from the others.
+
+    Chen et al. 2023 (PiMAE), section 3.2, arXiv:2303.08129, whose points and pixels are matched by projection first.
+    Here the modalities lie on one grid (a picture and its depth). The ranking of the first decides for all: of its
+    order the first modality sees the first `share` of the places, the second the next, and so on. Who sees which
+    part changes with the sample, as the ranking does.
+    """
+
+    share: float = 0.25
+    """Of the places, seen by each modality; together at most 1. Rounded down."""
+
+    def __post_init__(self) -> None:
+        expect(0 < self.share <= 1, self.share, "a share in (0, 1]", "Complementary.share")
+
+    def cut(
+        self,
+        ranks: Mapping[str, Float[Tensor, "b n"]],
+        tokens: Mapping[str, Tokens],
+        draw: Draw,
+        groups: Mapping[str, Groups] = MappingProxyType({}),
+        present: Presence = MappingProxyType({}),
+    ) -> dict[str, Split]:
+        first = next(iter(ranks))
+        n, grid = tokens[first].count, tokens[first].grid
+        for name, part in tokens.items():
+            if part.grid is None or part.grid != grid or part.valid is not None:
+                raise MaskingError(
+                    f"Complementary masks need one full grid for all, and that of {first!r} is {grid}, that of "
+                    f"{name!r} {part.grid}{'' if part.valid is None else ', padded'}: use sizes and patches that agree."
+                )
+        size = groups.get(first, Groups()).size
+        kept = int(n // size * self.share) * size
+        if not kept or kept * len(ranks) > n:
+            raise MaskingError(
+                f"{self} shows each of {len(ranks)} modalities {kept} of {n} places: use a share of at least "
+                f"{size / n:.4g} and at most {1 / len(ranks):.4g}."
+            )
+        order = ordinals(ranks[first]).long().argsort(dim=1)
+        splits = {}
+        for number, name in enumerate(ranks):
+            turned = order.roll(-number * kept, dims=1)
+            splits[name] = Split(turned[:, :kept], turned[:, kept:])
+        return splits
