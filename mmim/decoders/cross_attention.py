@@ -140,4 +140,5 @@ class CrossAttentionDecoderModule(DecoderModule):
     def _codes(self, name: str, tokens: Tokens) -> Float[Tensor, "_b1 n d"]:
         """Positions, and what says which modality it is."""
         codes: Tensor = self.positions[name](tokens)
-        return codes + self.vectors[name].to(codes.dtype)
+        placed: Tensor = codes + self.vectors[name].to(codes.dtype)
+        return placed
