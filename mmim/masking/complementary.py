@@ -19,9 +19,8 @@ class Complementary(Budget):
     """Modalities on the same grid see different places, so that each must be told from the others.
 
     Chen et al. 2023 (PiMAE), section 3.2, arXiv:2303.08129, whose points and pixels are matched by projection first.
-    Here the modalities lie on one grid (a picture and its depth). The ranking of the first that a sample has decides for
-    all: of its order the first modality of the method sees the first `share` of the places, the second the next, and so
-    on. Who sees which part changes with the sample, as the ranking does.
+    Here the modalities lie on one grid (a picture and its depth). The ranking of the first that a sample has decides:
+    of its order the first modality of the method sees the first `share` of the places, the second the next, and so on.
     """
 
     share: float = 0.25
@@ -55,7 +54,7 @@ class Complementary(Budget):
                 f"{size / n:.4g} and at most {1 / len(known):.4g}."
             )
         leading = ranks[first]
-        for name in reversed(ranks):
+        for name in reversed(tuple(ranks)):
             leading = torch.where(present[name][:, None], ranks[name], leading) if name in present else leading
         order = torch.argsort(leading, dim=1, stable=True)
         splits = {}
