@@ -100,8 +100,14 @@ def imported(importer: str, reference: File, folder: Path, options: dict[str, An
 
 def batch_of(name: str, data: Tensor) -> Batch:
     """A batch of one modality."""
-    ids = torch.arange(len(data))
-    return Batch({"main": {name: data}}, {name: torch.ones(len(data), dtype=torch.bool)}, ids, ids, torch.tensor(0))
+    return batch_of_several({name: data})
+
+
+def batch_of_several(data: dict[str, Tensor], present: dict[str, Tensor] | None = None) -> Batch:
+    """A batch of several modalities; present: who has which, all by default."""
+    ids = torch.arange(len(next(iter(data.values()))))
+    everybody = {name: torch.ones(len(ids), dtype=torch.bool) for name in data}
+    return Batch({"main": data}, everybody | (present or {}), ids, ids, torch.tensor(0))
 
 
 def split_of(hidden: Tensor) -> Split:

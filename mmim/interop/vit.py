@@ -123,11 +123,15 @@ def square_patch(shape: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class Table:
-    """A position table of a file (`old`, `[1 n d]`, or `[1 1+n d]` with a row for the class token), and our name."""
+    """A position table of a file (`old`, `[1 n d]`, or `[1 1+n d]` with a row for the class token), and our name.
+
+    turned: its places run along our last axis first, in a file without a row for the class token.
+    """
 
     old: str
     new: str
     width: int
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,7 +228,7 @@ def _checked(found: Tensor, table: Table, grid: Grid, class_rows: bool) -> Tenso
     shape = (1, prod(grid) + class_rows, table.width)
     if tuple(found.shape) != shape:
         raise CheckpointError(f"{table.old!r} is {tuple(found.shape)}, where {shape} was expected.")
-    return found
+    return found.unflatten(1, grid[::-1]).transpose(1, 2).flatten(1, 2) if table.turned else found
 
 
 def _difference(found: Float[Tensor, "1 n d"], modality: Modality, width: int) -> float:

@@ -16,8 +16,8 @@ from mmim.records import Tokens
 MapPositions = Literal["sincos", "sincos_row_first", "sincos_transposed", "learned", "none"]
 """Codes of a 2-D grid.
 
-sincos             half of the channels from the column, half from the row (MAE, CAV-MAE, I-JEPA)
-sincos_row_first   the halves exchanged (MultiMAE, 4M)
+sincos             half of the channels from the column, half from the row (MAE, I-JEPA)
+sincos_row_first   the halves exchanged (MultiMAE, 4M; CAV-MAE's spectrograms, which it lays out mel x time)
 sincos_transposed  the table of the transposed grid, read in this grid's order (Audio-MAE's released weights; fact: its
                    code builds the table for mel x time, while tokens come time x mel)
 learned            a table of parameters
