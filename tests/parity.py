@@ -57,7 +57,9 @@ NORMALISED = {Image: NormalisedImage, Audio: NormalisedAudio, Video: NormalisedV
 
 
 def normalised(modality: Modality) -> Modality:
-    """The same modality for data that are normalised already."""
+    """The same modality for data that are normalised already; of a kind that is not among these, as it is."""
+    if type(modality) not in NORMALISED:
+        return modality
     values = {field.name: getattr(modality, field.name) for field in fields(modality)}
     return NORMALISED[type(modality)](**values)
 

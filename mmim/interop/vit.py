@@ -237,7 +237,27 @@ def _difference(found: Float[Tensor, "1 n d"], modality: Modality, width: int) -
         ours = codes(modality, width)
     except OptionError:  # no such code has this width
         return float("inf")
+    if found.shape != ours.shape:
+        return float("inf")
     return float((found - ours).abs().max())
+
+
+def check_codes(ledger: Ledger, old: str, modality: Modality, width: int) -> None:
+    """Take a fixed position table, `[1 n d]` or laid out as a map `[1 d rows columns]`, that our modality computes.
+
+    Raises:
+        CheckpointError: it is not the one.
+    """
+    found = ledger.take(old)
+    if found is None:
+        return
+    rows = found.flatten(2).transpose(1, 2) if found.ndim == 4 else found
+    off = _difference(rows, modality, width)
+    if off > CLOSE:
+        raise CheckpointError(
+            f"{old!r} is not the table of {type(modality).__name__} with these sizes (off by {off:.2g}), so the "
+            "weights are of another model."
+        )
 
 
 @torch.no_grad()
