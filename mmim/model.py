@@ -180,14 +180,20 @@ class MaskedModel(nn.Module):
 
     @torch.no_grad()
     def survey(self, batch: Batch) -> tuple[dict[str, Float[Tensor, ""]], dict[str, Int64[Tensor, "2"]]]:
-        """The counts, and of each modality that is padded: its valid tokens, and the places they are padded to."""
+        """The counts, and by modality how full it is where it is padded: valid tokens, and places for them.
+
+        `joint` says the same of the shared blocks, where several modalities meet. All names are always there, with
+        zeros where nothing is padded, so that processes can add theirs up.
+        """
         step = Step(self, batch)
         counts = {f"{name}/{part}": n for name, term in self.terms.items() for part, n in term.counts(step).items()}  # type: ignore[operator, union-attr]
-        filled = {
-            name: torch.stack([valid.sum(), torch.ones_like(valid).sum()])
-            for name, valid in ((name, tokens.valid) for name, tokens in step.tokens.items())
-            if valid is not None
-        }
+        nothing = torch.zeros(2, dtype=torch.int64, device=batch.ids.device)
+        filled = dict.fromkeys(self.method.modalities, nothing)
+        for name, tokens in step.tokens.items():
+            if tokens.valid is not None:
+                filled[name] = torch.stack([tokens.valid.sum(), torch.ones_like(tokens.valid).sum()])
+        if len(self.method.modalities) > 1:
+            filled["joint"] = step.fullness() if step.given else nothing
         return counts, filled
 
     def latents(self, batch: Batch, modalities: Sequence[str] | None = None) -> Latents:
@@ -283,6 +289,16 @@ class Step:
             return {name: Sides(*(self.tokens[name], self.splits[name]) * 2) for name in self.tokens}
         return {name: self.model.trunk.sides(name, self.tokens[name], self.splits[name]) for name in self.tokens}
 
+    def fullness(self) -> Int64[Tensor, "2"]:
+        """Visible tokens of all samples, and the places that the shared blocks have for them."""
+        seen, places = self.batch.ids.new_zeros(()), 0
+        for name in self.given:
+            split, present = self.sides[name].split, self.batch.present[name]
+            kept = torch.ones_like(split.ids_keep, dtype=torch.bool) if split.keep_valid is None else split.keep_valid
+            seen, places = seen + (kept & present[:, None]).sum(), places + kept.shape[1]
+        places = min(places, self.method.budget.total or places)
+        return torch.stack([seen, torch.full_like(seen, places * len(self.batch.ids))])
+
     def branch(self, name: str) -> Visible:
         """A modality's visible tokens after its own blocks."""
 
@@ -325,6 +341,10 @@ class Step:
         none = torch.zeros(b, 0, dtype=torch.int64, device=device)
         tokens = Tokens(torch.zeros(b, 0, *piece, device=device), torch.zeros(1, 0, 1, device=device))
         return Query(tokens, none), none.bool()
+
+    def predicts(self, task: str) -> bool:
+        """Whether somebody in the batch has what a task predicts."""
+        return self.method.tasks[task].modality in self.given
 
     def prediction(self, task: str) -> Float[Tensor, "b m p"]:
         """The prediction of one task; its decoder runs once for all its tasks."""

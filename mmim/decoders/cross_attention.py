@@ -139,6 +139,6 @@ class CrossAttentionDecoderModule(DecoderModule):
 
     def _codes(self, name: str, tokens: Tokens) -> Float[Tensor, "_b1 n d"]:
         """Positions, and what says which modality it is."""
-        codes, vector = self.positions[name](tokens), self.vectors[name]
-        placed: Tensor = codes + vector.to(codes.dtype)
+        codes: Tensor = self.positions[name](tokens)
+        placed: Tensor = codes + self.vectors[name].to(codes.dtype)
         return placed

@@ -61,7 +61,7 @@ class ReconstructionModule(TermModule):
 
     def _task(self, step: Asks, task: str, target: Target, weight: float) -> LossTerm:
         _, counted = step.query(task)
-        if not counted.shape[1]:  # nobody in the batch has the modality, or nothing is asked for
+        if not step.predicts(task):
             return LossTerm(total=counted.new_zeros((), dtype=torch.float32), count=self._count(counted))
         per_token = target.loss(step.prediction(task), step.target(task)) * counted  # b m
         if self.by_sample:

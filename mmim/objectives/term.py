@@ -20,6 +20,9 @@ class Asks(Protocol):
     def query(self, task: str) -> tuple[Query, Bool[Tensor, "b m"]]:
         """What the task predicts, and which of it counts (present and valid)."""
 
+    def predicts(self, task: str) -> bool:
+        """Whether somebody in the batch has what a task predicts, so that there are a prediction and a target."""
+
     def prediction(self, task: str) -> Float[Tensor, "b m p"]:
         """The decoder's prediction."""
 
