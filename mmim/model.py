@@ -360,11 +360,18 @@ class Step:
                 if other.decoder == decoder and other.modality in self.given
             ]
             queries = {self.method.tasks[name].modality: self.query(name)[0] for name in tasks}
+            if len(queries) > 1:  # they may meet in one sequence
+                queries = {name: self._of_present(name, query) for name, query in queries.items()}
             seen = {name: side.tokens for name, side in self.sides.items()}
             predictions: dict[str, Tensor] = self.model.decoders[decoder](self.latents(), seen, queries)
             return predictions
 
         return self._once(("decode", decoder), decode)[task]
+
+    def _of_present(self, name: str, query: Query) -> Query:
+        """A query whose places are not valid in samples that lack the modality, so that nothing else looks at them."""
+        there = self.batch.present[name][:, None].expand(query.ids.shape)
+        return replace(query, valid=there if query.valid is None else there & query.valid)
 
     def target(self, task: str) -> Num[Tensor, "b m *p"]:
         """What a task's prediction should be, in full precision and without gradient."""

@@ -23,9 +23,8 @@ class CrossAttentionDecoder(Decoder):
     Bachmann et al. 2022 (MultiMAE), section 3.3 and figure 2, arXiv:2204.01678. Queries are the projected latents of
     the modality where it is visible and a mask token where not; the context is the projected latents of all modalities
     and the encoder's global tokens. Latents and queries carry positions and a vector that says which modality they are
-    of (its code: a place of a modality that is no input carries none). As in its code, what the cross-attention gives
-    replaces the queries, without a residual, and no norm stands before the head. One decoder predicts one modality,
-    for as many tasks as there are.
+    of. As in its code, what the cross-attention gives replaces the queries, without a residual, and no norm stands
+    before the head. One decoder predicts one modality, for as many tasks as there are.
     """
 
     width: int = 256
@@ -129,13 +128,11 @@ class CrossAttentionDecoderModule(DecoderModule):
     def _asking(self, latents: Latents, projected: Float[Tensor, "b k d"], query: Query) -> Float[Tensor, "b n d"]:
         """Queries for every place: what is visible there, or the mask token, with positions and vector."""
         b, n = len(projected), query.tokens.count
-        masked = self.mask_token.to(projected.dtype).expand(b, n + 1, -1)
-        if self.name not in dict(latents.layout):
-            codes: Tensor = self.positions[self.name](query.tokens)
-            return masked[:, :n] + codes.to(projected.dtype)
-        at = latents.places_of(self.name)[..., None].expand(-1, -1, projected.shape[-1])
-        filled: Tensor = masked.scatter(1, at, projected)[:, :n]
-        return filled + self._codes(self.name, query.tokens).to(projected.dtype)
+        asking: Tensor = self.mask_token.to(projected.dtype).expand(b, n + 1, -1)
+        if self.name in dict(latents.layout):
+            at = latents.places_of(self.name)[..., None].expand(-1, -1, projected.shape[-1])
+            asking = asking.scatter(1, at, projected)
+        return asking[:, :n] + self._codes(self.name, query.tokens).to(projected.dtype)
 
     def _codes(self, name: str, tokens: Tokens) -> Float[Tensor, "_b1 n d"]:
         """Positions, and what says which modality it is."""

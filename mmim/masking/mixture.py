@@ -81,7 +81,7 @@ def _where(second: Bool[Tensor, " b"], one: Split, other: Split) -> Split:
     return Split(keep, masked, keep_valid, masked_valid, counted)
 
 
-Slots = tuple[Tensor, Bool[Tensor, "b k"] | None]
+Slots = tuple[Tensor, Bool[Tensor, "_b _k"] | None]
 """Places, and which of them are valid, or None."""
 
 
