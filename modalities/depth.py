@@ -77,7 +77,7 @@ class Depth(MapModality):
         return (1, self.patch, self.patch)
 
     def blank(self) -> Float32[Tensor, "1 H W"]:
-        return torch.zeros(1, *self.size)
+        return torch.zeros(1, *self.size, dtype=torch.float32)
 
     def pixels(self, path: Path) -> Float32[Tensor, "h w 1"]:
         numbers = read_map(path)
