@@ -186,7 +186,7 @@ def test_embedder_and_positions_give_what_the_official_encoder_gets(float64):
 
 
 def test_a_picture_of_depths_is_grey_with_the_mean_in_the_middle():
-    (shown,) = SMALL.render(torch.tensor([-9.0, 0.0, 9.0]).expand(1, 1, 2, 3))
+    (shown,) = SMALL.render(torch.tensor([-40.0, 0.0, 40.0]).expand(1, 1, 2, 3))
     assert shown[0].tolist() == [[0, 0, 0], [128, 128, 128], [255, 255, 255]]
     (fixed,) = replace(SMALL, mean=0.4, std=0.2).render(torch.full((1, 1, 1, 1), 0.4))
     assert fixed.tolist() == [[[128, 128, 128]]]
