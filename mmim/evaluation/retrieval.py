@@ -1,4 +1,4 @@
-"""Retrieval: how far up the list of all candidates the right one stands when a query's vector is compared with theirs."""
+"""Retrieval: how far up a list of all candidates, sorted by their cosine to a query, the right one stands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,8 +75,12 @@ def retrieve(
 
 def pairs_of(queries: Float[np.ndarray, "n _"], candidates: Float[np.ndarray, "n _"]) -> Bool[np.ndarray, " n"]:
     """The samples that have both: a row of NaN stands for a vector that there is not."""
-    there: Bool[np.ndarray, " n"] = ~(np.isnan(queries).all(axis=1) | np.isnan(candidates).all(axis=1))
-    return there
+    return ~(_absent(queries) | _absent(candidates))
+
+
+def _absent(rows: Float[np.ndarray, "n _"]) -> Bool[np.ndarray, " n"]:
+    absent: Bool[np.ndarray, " n"] = np.isnan(rows).all(axis=1) & (rows.shape[1] > 0)
+    return absent
 
 
 def _check_shapes(
@@ -89,7 +93,7 @@ def _check_shapes(
             f"{candidates.shape[1]}{grouped}: give one of each per sample, in one order and of one width."
         )
     for rows in (queries, candidates):
-        bad = ~np.isfinite(rows).all(axis=1) & ~np.isnan(rows).all(axis=1)
+        bad = ~np.isfinite(rows).all(axis=1) & ~_absent(rows)
         if bad.any():
             raise DataError(
                 f"Can't rank vectors: {bad.sum()} of {len(rows)} hold NaN or infinity, the first is row {bad.argmax()}."
@@ -108,7 +112,7 @@ def _places(
     named: Int64[np.ndarray, " n"],
     chunk: int = 256,
 ) -> Int64[np.ndarray, "n 3"]:
-    """Of each query: how many wrong candidates stand before the first right one, how many beside it, and how many right.
+    """Of each query: the wrong candidates before the first right one, the wrong ones beside it, and the right ones.
 
     Memory grows with `chunk`, the queries at once, times n.
     """
