@@ -75,7 +75,8 @@ def retrieve(
 
 def pairs_of(queries: Float[np.ndarray, "n _"], candidates: Float[np.ndarray, "n _"]) -> Bool[np.ndarray, " n"]:
     """The samples that have both: a row of NaN stands for a vector that there is not."""
-    return ~(_absent(queries) | _absent(candidates))
+    both: Bool[np.ndarray, " n"] = ~(_absent(queries) | _absent(candidates))
+    return both
 
 
 def _absent(rows: Float[np.ndarray, "n _"]) -> Bool[np.ndarray, " n"]:
