@@ -50,4 +50,4 @@ def embed(
         console.print(line, markup=False, highlight=False)
     width = found.vectors["joint"].shape[1]
     rows = f"{len(found.ids)} rows of {width} numbers"
-    console.print(f"{rows} in {out} ({len(found.unreadable)} files left out)", highlight=False)
+    console.print(f"{rows} in {out} ({len(plan.samples) - len(found.ids)} files left out)", highlight=False)

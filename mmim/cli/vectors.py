@@ -60,7 +60,8 @@ class Plan:
 
     def left_out(self, unreadable: Sequence[Unreadable]) -> list[str]:
         """What a command says of the samples and files that it left out."""
-        lines = [f"left out {bad.id}: {bad.reason}" for bad in unreadable]
+        several = len(self.names) > 1
+        lines = [f"left out {f'{bad.modality} of ' if several else ''}{bad.id}: {bad.reason}" for bad in unreadable]
         if self.without:
             lines.append(f"{self.without} samples have no {' or '.join(self.names)} and were left out")
         return lines

@@ -16,7 +16,7 @@ from mmim.evaluation.intervals import LEVEL, Interval
 from mmim.evaluation.retrieval import PLACES, Retrieval, pairs_of, retrieve
 
 FLOOR = "raw (CCA)"
-Sides = tuple[Float[np.ndarray, "n _"], Float[np.ndarray, "n _"]]
+Sides = tuple[Float[np.ndarray, "t _"], Float[np.ndarray, "t _"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def parse_pairs(asked: Sequence[str], names: Sequence[str]) -> list[tuple[str, s
     """
     if len(names) < 2:
         raise OptionError(
-            f"Retrieval goes from one modality to another, and there is {' and '.join(names) or 'none'} alone. "
+            f"Retrieval goes from one modality to another, and there is {names[0] + ' alone' if names else 'none'}. "
             f"Give a checkpoint or a file of embeddings with several."
         )
     pairs = []
@@ -137,7 +137,7 @@ def table(rows: Sequence[Row]) -> Table:
     for (query, candidate), found in groupby(rows, key=lambda row: (row.query, row.candidate)):
         sets = list(found)
         first = sets[0].found
-        view.add_row(f"{escape(query)} -> {escape(candidate)}, {first.pairs} pairs")
+        view.add_row(f"{escape(query)} -> {escape(candidate)}", f"{first.pairs} pairs")
         for row in sets:
             shares = [_interval(row.found.recall[k], 100, ".1f") for k in PLACES]
             view.add_row(f"  {escape(row.features)}", *shares, _interval(row.found.median_rank, 1, ".0f"))
