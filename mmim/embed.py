@@ -196,7 +196,7 @@ def write_parquet(embeddings: Embeddings, file: Path, checkpoint_hash: str, **me
 
 
 def read_parquet(file: Path) -> tuple[list[str], dict[str, Float[np.ndarray, "n _"]]]:
-    """Ids and vectors of a file of `mmim embed`; NaN where a modality is absent. A copy of `joint` is left out.
+    """Ids and vectors of a file of `mmim embed`; NaN where a modality is absent.
 
     Raises:
         DataError: it is not such a file, holds no rows, or a vector that is not finite.
@@ -206,14 +206,15 @@ def read_parquet(file: Path) -> tuple[list[str], dict[str, Float[np.ndarray, "n 
         ids = rows["id"].to_pylist()
         lists = [name for name in rows.column_names if pa.types.is_fixed_size_list(rows.schema.field(name).type)]
         vectors = {name: _from_lists(rows[name].combine_chunks()) for name in lists}
-        joint = vectors["joint"]
+        joint = vectors.pop("joint")
     except (OSError, pa.ArrowException, KeyError) as error:
         raise DataError(f"{file} is not a file of `mmim embed`: {' '.join(str(error).split())}.") from error
     if not ids:
         raise DataError(f"{file} holds no rows. Write it anew with `mmim embed`.")
-    for name in lists:
-        check_finite(name, vectors[name], rows[name].is_valid().to_numpy())
-    return ids, {name: part for name, part in vectors.items() if name == "joint" or not np.array_equal(part, joint)}
+    found = {"joint": joint, **vectors}
+    for name, part in found.items():
+        check_finite(name, part, rows[name].is_valid().to_numpy())
+    return ids, found
 
 
 def check_finite(name: str, vectors: Float[np.ndarray, "n _"], there: Bool[np.ndarray, " n"]) -> None:

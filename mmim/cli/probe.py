@@ -70,7 +70,8 @@ def probe(
         ids, vectors = _named(compute(source, checkpoints.load(checkpoint), use, seed, console))
     else:
         assert embeddings is not None
-        ids, vectors = read_parquet(embeddings)
+        ids, read = read_parquet(embeddings)
+        vectors = {name: part for name, part in read.items() if name == "joint" or not _same(part, read["joint"])}
     found = find_labels(read_table(where), ids, label, split, data if data is not None and data.is_dir() else None)
     if found.left_out:
         console.print(f"{found.left_out} of {len(ids)} samples have no label and were left out")
@@ -93,3 +94,8 @@ def _named(sets: Sets) -> tuple[list[str], dict[str, np.ndarray]]:
             found |= {f"trained {name}": sets.trained[name], f"untrained {name}": sets.untrained[name]}
         found[f"raw {name}"] = features
     return sets.ids, found
+
+
+def _same(part: np.ndarray, joint: np.ndarray) -> bool:
+    """Whether a column is a copy of `joint`, as that of one modality alone is."""
+    return np.array_equal(part, joint)

@@ -189,14 +189,6 @@ def test_a_parquet_file_reads_as_it_was_written(model, samples, tmp_path):
         assert_array_equal(rows, found.vectors[name])
 
 
-def test_a_copy_of_joint_is_read_once(model, samples, tmp_path):
-    own = having(samples, ["toy"])
-    found = embed(model, own, read(own, model.method.modalities), use=["toy"])
-    write_parquet(found, tmp_path / "toys.parquet", "f00d")
-    assert list(found.vectors) == ["joint", "toy"]
-    assert list(read_parquet(tmp_path / "toys.parquet")[1]) == ["joint"]
-
-
 def test_vectors_that_are_not_finite_do_not_pass_for_absent_ones(model, samples, tmp_path):
     found = embedded(model, samples)
     found.vectors["toy"][3] = np.nan

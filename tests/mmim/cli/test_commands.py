@@ -115,9 +115,26 @@ def test_probe_compares_with_the_untrained_encoder_and_raw_features(trained, dat
     assert "left out 99.mp4: empty file" in capsys.readouterr().out
 
 
-def test_probe_reads_embeddings(embedded, data, capsys):
-    main(["probe", "--embeddings", str(embedded), "--labels", str(data), "--label", "tone"])
-    assert "joint" in capsys.readouterr().out
+def test_probe_reads_embeddings_and_a_copy_of_joint_once(embedded, data, tmp_path):
+    out = tmp_path / "table.json"
+    command = ["probe", "--embeddings", str(embedded), "--labels", str(data), "--label", "tone"]
+    main([*command, "--json-out", str(out)])
+    assert {row["features"] for row in json.loads(out.read_text())["rows"]} == {"joint"}
+
+
+def test_probe_of_embeddings_counts_absent_samples_in_no_table(both_embedded, both, tmp_path):
+    out = tmp_path / "table.json"
+    command = ["probe", "--embeddings", str(both_embedded), "--labels", str(both), "--label", "tone"]
+    main([*command, "--split", "fold=3", "--json-out", str(out)])
+    rows = [row for row in json.loads(out.read_text())["rows"] if row["method"] == "kNN"]
+    tested = [(row["features"], row["num_train"] + row["num_test"]) for row in rows]
+    assert tested == [("joint", 32), ("joint", 28), ("video", 28), ("joint", 28), ("audio", 28)]
+
+
+def test_a_file_of_one_modality_has_nothing_to_retrieve(embedded, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["retrieve", "--embeddings", str(embedded)])
+    assert "there is video alone" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
