@@ -277,7 +277,8 @@ class Step:
             if name in self.tokens
         }
         groups = {name: groups_of(self.method.masking[name], tokens) for name, tokens in self.tokens.items()}
-        return self.method.budget.cut(ranks, self.tokens, draw.named("budget"), groups, self.batch.present)
+        present = {name: self.batch.present[name] for name in self.method.modalities}
+        return self.method.budget.cut(ranks, self.tokens, draw.named("budget"), groups, present)
 
     @property
     def sides(self) -> dict[str, Sides]:
@@ -329,10 +330,12 @@ class Step:
             return self._nobody(name)
         side = self.sides[name]
         split = side.asked_split
-        counted = self.batch.present[name][:, None].expand(split.ids_masked.shape)
-        for flags in (split.masked_valid, split.counted):
-            counted = counted if flags is None else counted & flags
-        return Query(side.asked, split.ids_masked, split.masked_valid, split.counted is not None), counted
+        there = self.batch.present[name][:, None].expand(split.ids_masked.shape)
+        asked = there if split.masked_valid is None else there & split.masked_valid
+        counted = asked if split.counted is None else asked & split.counted
+        # One modality needs no mask for presence; of several, who lacks one must not meet its mask tokens.
+        valid = asked if len(self.method.modalities) > 1 else split.masked_valid
+        return Query(side.asked, split.ids_masked, valid, split.counted is not None), counted
 
     def _nobody(self, name: str) -> tuple[Query, Bool[Tensor, "b 0"]]:
         """What is asked of a modality that nobody in the batch has: nothing."""

@@ -30,7 +30,7 @@ FARTHEST = 1e9
 """Beyond it squares no longer fit into float32 safely."""
 TRIM, EPS = 0.1, 1e-6  # MultiMAE's standardisation
 WIDE = 3.0
-"""Deviations from the mean to black and to white, in a picture for a person."""
+"""Deviations from the mean that a picture for a person shows best."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Depth(MapModality):
         return (1, self.patch, self.patch)
 
     def blank(self) -> Float32[Tensor, "1 H W"]:
-        return torch.zeros(1, *self.size)
+        return torch.zeros(1, *self.size, dtype=torch.float32)
 
     def pixels(self, path: Path) -> Float32[Tensor, "h w 1"]:
         numbers = read_map(path)
@@ -114,9 +114,9 @@ class Depth(MapModality):
         return PatchEmbed(self.piece, width, xavier=True)
 
     def render(self, data: Float[Tensor, "b 1 H W"]) -> list[UInt8[np.ndarray, "h w 3"]]:
-        """Near is dark; grey is the mean, black and white three deviations from it."""
+        """Near is dark, grey is the mean; bent by a tanh, so that what is far from the mean keeps its differences."""
         standard = data if self.mean is None or self.std is None else (data - self.mean) / self.std
-        return shown(standard / (2 * WIDE) + 0.5)
+        return shown((standard / WIDE).tanh() / 2 + 0.5)
 
     def features(self, raw: Float[Tensor, "b 1 H W"]) -> Float[Tensor, "b p"]:  # type: ignore[override]
         """Mean standardised depths of 24 x 24 blocks: p = 576."""

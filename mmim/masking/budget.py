@@ -57,7 +57,8 @@ class Budget(Part):
         """A split for each modality, all modalities at once, since some budgets are shared between them.
 
         groups: which tokens share a rank; a modality without an entry has tokens that go one by one. present: who has
-        it, since who lacks it takes no part of a shared budget; without an entry everybody has.
+        it, since who lacks it takes no part of a shared budget, also of modalities that nobody in this
+        batch has; empty: everybody has all.
         """
 
     @property

@@ -63,7 +63,7 @@ class Dirichlet(Budget):
         present: Presence = MappingProxyType({}),
     ) -> dict[str, Split]:
         there = {name: self._there(rank, tokens[name], present.get(name)) for name, rank in ranks.items()}
-        kept = self._kept(ranks, there, draw)
+        kept = self._kept(ranks, there, tuple(present) or tuple(ranks), draw)
         splits = {}
         for name, rank in ranks.items():
             size = groups.get(name, Groups()).size
@@ -83,13 +83,21 @@ class Dirichlet(Budget):
         return flags if present is None else flags & present[:, None]
 
     def _kept(
-        self, ranks: Mapping[str, Float[Tensor, "b n"]], there: Mapping[str, Bool[Tensor, "b n"]], draw: Draw
+        self,
+        ranks: Mapping[str, Float[Tensor, "b n"]],
+        there: Mapping[str, Bool[Tensor, "b n"]],
+        known: tuple[str, ...],
+        draw: Draw,
     ) -> dict[str, Int64[Tensor, " b"]]:
-        """How many tokens of each modality are among the `total` with the smallest keys of each sample."""
+        """How many tokens of each modality are among the `total` with the smallest keys of each sample.
+
+        known: all modalities, also those that nobody in the batch has, so that nobody's draws depend on the batch.
+        """
         device = next(iter(ranks.values())).device
-        shares = draw.log_gamma("shares", torch.tensor([self._alpha(name) for name in ranks], device=device))
+        shares = draw.log_gamma("shares", torch.tensor([self._alpha(name) for name in known], device=device))
         keys = []
-        for place, name in enumerate(ranks):
+        for name in ranks:
+            place = known.index(name)
             ordinal = ordinals(torch.where(there[name], ranks[name], torch.inf))
             key = (ordinal + 0.5).log() - shares[:, place, None]
             keys.append(torch.where(there[name], key, torch.inf))

@@ -44,6 +44,9 @@ class Contrastive(Term):
     """Whether the temperature of each pair is a parameter (CLIP: yes)."""
     width: int = 0
     """Channels of a linear projection of each modality before the comparison; 0: none (CAV-MAE: none; CLIP: 512)."""
+    centred: bool = False
+    """Subtract from the vectors of each modality their mean over the batch of all processes: they begin nearly alike,
+    and without it a small model stays there for a long time (CAV-MAE, CLIP: no)."""
     chained: bool = True
     """Whether shared blocks read each other in these passes (CAV-MAE's code: no; the same with one of them)."""
     weight: float = 1.0
@@ -95,19 +98,28 @@ class ContrastiveModule(TermModule):
         with torch.autocast(embeddings.device.type, enabled=False):
             everybody, first = gather_rows(embeddings)
             everywhere, _ = gather_rows(there)
+            everybody = self._unit(everybody, everywhere)
             own = slice(first, first + len(there))
             return {_title(pair): self._pair(pair, everybody, everywhere, own) for pair in self.pairs}
 
     def _embedding(self, step: Asks, name: str) -> Float[Tensor, "b d"]:
-        """Unit vectors; zeros, without a gradient, where nobody in the batch has the modality."""
+        """Vectors; zeros, without a gradient, where nobody in the batch has the modality."""
         kind = torch.promote_types(torch.get_default_dtype(), torch.float32)
         width = self.config.width or self.latent_width
         there = step.seen(name)
         if name not in step.given:
             return torch.zeros(len(there), width, dtype=kind, device=there.device)
         mean = step.latents((name,), own=True, chained=self.config.chained).mean()
-        projected = self.project[name](mean) if name in self.project else mean
-        return F.normalize(projected.to(kind), dim=-1)
+        projected: Tensor = self.project[name](mean) if name in self.project else mean
+        return projected.to(kind)
+
+    def _unit(self, vectors: Float[Tensor, "B m d"], there: Bool[Tensor, "B m"]) -> Float[Tensor, "B m d"]:
+        """Vectors of length 1, of their difference from the mean of those that are there if asked for."""
+        if self.config.centred:
+            weights = there[..., None].to(vectors.dtype)
+            mean = (vectors * weights).sum(dim=0) / weights.sum(dim=0).clamp(min=1)
+            vectors = vectors - mean
+        return F.normalize(vectors, dim=-1, eps=1e-6)
 
     def _pair(
         self,

@@ -62,7 +62,8 @@ class ReconstructionModule(TermModule):
     def _task(self, step: Asks, task: str, target: Target, weight: float) -> LossTerm:
         _, counted = step.query(task)
         if not step.predicts(task):
-            return LossTerm(total=counted.new_zeros((), dtype=torch.float32), count=self._count(counted))
+            nothing = torch.zeros((), dtype=torch.get_default_dtype(), device=counted.device)
+            return LossTerm(total=nothing, count=self._count(counted))
         per_token = target.loss(step.prediction(task), step.target(task)) * counted  # b m
         if self.by_sample:
             per_token = per_token.sum(dim=1) / counted.sum(dim=1).clamp(min=1)
