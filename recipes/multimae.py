@@ -90,10 +90,10 @@ DEMO = {
     "budget.total": 18,
     "optimiser.base_lr": 2e-3,
     "optimiser.per": 0,
-    "steps": 250,
+    "steps": 200,
     "batch": 64,
     "precision": "fp32",
-    "checkpoint_every": 125,
+    "checkpoint_every": 100,
 }
 
 if __name__ == "__main__":
