@@ -94,11 +94,11 @@ DEMO = {
     "tasks.image.target.normalise": "none",
     "tasks.video.target.normalise": "none",
     "optimiser.base_lr": 4e-3,
-    "steps": 250,
+    "steps": 200,
     "batch": 64,
     "repeats": 4,
     "precision": "fp32",
-    "checkpoint_every": 125,
+    "checkpoint_every": 100,
 }
 
 if __name__ == "__main__":
