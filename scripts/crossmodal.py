@@ -133,7 +133,7 @@ def scores(
 ) -> dict[str, Retrieval]:
     """Retrieval of every pair in both directions, named `from -> to`."""
     return {
-        f"{one} -> {other}": retrieve(queries[one], candidates[other], groups, seed)
+        f"{one} -> {other}": retrieve(queries[one], candidates[other], groups, seed, centred=True)
         for one in queries
         for other in queries
         if one != other
@@ -178,7 +178,9 @@ def show(results: Mapping[str, Mapping[str, Retrieval]]) -> None:
     for name in results:
         view.add_column(name, justify="right")
     for pair in next(iter(results.values())):
-        cells = [f"{100 * of[pair].recall[1].value:.1f} {100 * of[pair].recall[5].value:.1f}" for of in results.values()]
+        cells = [
+            f"{100 * of[pair].recall[1].value:.1f} {100 * of[pair].recall[5].value:.1f}" for of in results.values()
+        ]
         view.add_row(pair, *cells)
     first = next(iter(results["trained"].values()))
     view.caption = f"chance: {100 * first.chance[1]:.1f} {100 * first.chance[5]:.1f}"

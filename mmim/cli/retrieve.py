@@ -35,7 +35,8 @@ def retrieve(
 ) -> None:
     """How well one modality of a sample finds another: R@1, R@5, R@10 and median rank, with 95 % intervals.
 
-    Each modality is embedded alone, and all samples that have both are ranked by cosine, in both directions. From a
+    Each modality is embedded alone, and all samples that have both are ranked by cosine, in both directions, once the
+    mean vector of each modality is subtracted. From a
     checkpoint the trained encoder is compared with the same encoder untrained and, with --split, with a floor:
     canonical correlation of plain features of the raw data, fitted on the other rows.
 

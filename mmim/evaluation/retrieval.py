@@ -36,9 +36,10 @@ def retrieve(
     candidates: Float[np.ndarray, "m _"],
     groups: Sequence[str] | None = None,
     seed: int = 0,
+    *,
+    centred: bool = False,
 ) -> Retrieval:
     """Rank all candidates by their cosine to each query; right is the one in the same row.
-
     The first right candidate counts. Candidates as close as each other stand in a random order, and what is told is the
     expectation over it, so that vectors which are all the same score exactly chance. Intervals resample the queries;
     the candidates are fixed.
@@ -48,6 +49,8 @@ def retrieve(
         candidates: the same samples in the same order.
         groups: what a sample shows, as far as both sides can tell; every candidate of the query's group is right.
         seed: of the resampling.
+        centred: subtract from each side the mean of its rows first: what all vectors of a modality have in common tells
+            no sample from another, and lies elsewhere for each (Liang et al. 2022, arXiv:2203.02053).
 
     Raises:
         DataError: shapes differ, a vector is not finite, fewer than two samples have both, or all are of one group.
@@ -60,7 +63,8 @@ def retrieve(
     named = np.arange(num) if groups is None else np.unique(np.array(groups)[both], return_inverse=True)[1]
     if named.max() == 0:
         raise DataError(f"All {num} samples are of one group, so every candidate is right. Group them more finely.")
-    found = _found(_places(_unit_rows(queries[both]), _unit_rows(candidates[both]), named), num)
+    sides = (_unit_rows(_centred(side[both]) if centred else side[both]) for side in (queries, candidates))
+    found = _found(_places(*sides, named), num)
     right = np.bincount(named)[named]
     guessed = _found(np.stack([np.zeros_like(right), num - right, right], axis=1), num)
     at = {k: min(k, num) - 1 for k in PLACES}
@@ -100,6 +104,13 @@ def _check_shapes(
                 f"Can't rank vectors: {bad.sum()} of {len(rows)} hold NaN or infinity, the first is row {bad.argmax()}."
                 " Drop these rows, or go back to a checkpoint that is sound."
             )
+
+
+def _centred(rows: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "n d"]:
+    """The rows less their mean; what is left of equal ones by rounding is nothing."""
+    mean = rows.astype(np.float64).mean(axis=0)
+    apart = rows - mean
+    return np.where(np.abs(apart) <= 1e-6 * np.abs(mean).max(initial=0), 0, apart)
 
 
 def _unit_rows(rows: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "n d"]:

@@ -104,8 +104,14 @@ def compare(
 def _both_ways(
     first: str, second: str, sides: Mapping[str, Sides], groups: Sequence[str] | None, seed: int
 ) -> list[Row]:
-    there = [Row(first, second, name, retrieve(one, other, groups, seed)) for name, (one, other) in sides.items()]
-    back = [Row(second, first, name, retrieve(other, one, groups, seed)) for name, (one, other) in sides.items()]
+    there = [
+        Row(first, second, name, retrieve(one, other, groups, seed, centred=True))
+        for name, (one, other) in sides.items()
+    ]
+    back = [
+        Row(second, first, name, retrieve(other, one, groups, seed, centred=True))
+        for name, (one, other) in sides.items()
+    ]
     return there + back
 
 

@@ -171,3 +171,18 @@ def test_intervals_agree_with_scipys_bootstrap():
 def test_what_cannot_be_ranked_is_refused(queries, candidates, groups, message):
     with pytest.raises(DataError, match=message):
         retrieve(queries, candidates, groups)
+
+
+def test_centred_vectors_are_ranked_without_what_all_have_in_common():
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=(40, 8))
+    other = one + 0.1 * rng.normal(size=(40, 8))
+    shifted = [side + 50 * rng.normal(size=8) for side in (one, other)]
+    assert retrieve(*shifted).recall[1].value < 0.5
+    assert retrieve(*shifted, centred=True) == retrieve(one, other, centred=True)
+    assert retrieve(*shifted, centred=True).recall[1].value > 0.9
+
+
+def test_equal_vectors_score_chance_when_they_are_centred():
+    same = np.full((10, 4), 0.1, dtype=np.float32)
+    assert retrieve(same, same, centred=True).recall[1].value == pytest.approx(0.1)
