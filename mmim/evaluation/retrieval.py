@@ -40,6 +40,7 @@ def retrieve(
     centred: bool = False,
 ) -> Retrieval:
     """Rank all candidates by their cosine to each query; right is the one in the same row.
+
     The first right candidate counts. Candidates as close as each other stand in a random order, and what is told is the
     expectation over it, so that vectors which are all the same score exactly chance. Intervals resample the queries;
     the candidates are fixed.

@@ -41,17 +41,17 @@ def test_there_is_a_row_for_each_direction_and_set(rows):
 def test_the_numbers_are_those_of_the_parts(rows):
     by = {(row.query, row.candidate, row.features): row.found for row in rows}
     trained = SETS["trained"]
-    assert by["c", "b", "trained"] == retrieve(trained["c"][TEST], trained["b"][TEST])
+    assert by["c", "b", "trained"] == retrieve(trained["c"][TEST], trained["b"][TEST], centred=True)
     first, second = cca_vectors(RAW["a"][~TEST], RAW["b"][~TEST], RAW["a"][TEST], RAW["b"][TEST])
-    assert by["a", "b", FLOOR] == retrieve(first, second)
-    assert by["b", "a", FLOOR] == retrieve(second, first)
+    assert by["a", "b", FLOOR] == retrieve(first, second, centred=True)
+    assert by["b", "a", FLOOR] == retrieve(second, first, centred=True)
     assert by["a", "b", FLOOR].recall[1].low > by["a", "b", FLOOR].chance[1]
 
 
 def test_groups_are_those_of_the_test_rows():
     found, _ = compare(SETS, {}, [("a", "b")], TEST, GROUPS)
     held = [group for group, is_test in zip(GROUPS, TEST, strict=True) if is_test]
-    assert found[0].found == retrieve(SETS["trained"]["a"][TEST], SETS["trained"]["b"][TEST], held)
+    assert found[0].found == retrieve(SETS["trained"]["a"][TEST], SETS["trained"]["b"][TEST], held, centred=True)
     assert found[0].found.chance[1] == pytest.approx(2 / 40)
 
 
