@@ -66,14 +66,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The ids that the tokens of a modality take: 0 .. size - 1.
+    """The ids that the tokens of a modality take: 0 .. size - 1; -1 stands where there is none.
 
-    mask       stands for a hidden token (BERT's [MASK])
+    mask       stands for a hidden token (BERT's [MASK]); None where no id can (classes)
     sentinels  stand for hidden spans (T5's <extra_id_0> ...), in their order
     """
 
     size: int
-    mask: int
+    mask: int | None
     sentinels: tuple[int, ...] = ()
 
 

@@ -182,7 +182,7 @@ def _resized(recipe: Recipe, preset: Overrides, size: str, exchanged: list[str])
 
 def _data(args: list[str], plain: Mapping[str, Any]) -> Sequence[str]:
     """Where the data are, if the command line or the config says it."""
-    data = _peek_all(args, "data") or plain.get("data", ())
+    data = _peek_all(args, "data") or [str(place) for place in plain.get("data", ())]
     if any(str(place).strip() in ("", "None") for place in data):
         raise OptionError("--data names nothing: give a folder or a list of files, or leave --data out for the demo.")
     return data

@@ -25,9 +25,10 @@ def map_raw(function: Callable[..., Tensor], *raws: Raw) -> Raw:
 class Batch:
     """Raw data of b samples, as the loader hands them over.
 
-    views    views[view][modality]: raw data, batch first. The key set is fixed for a recipe; absent data are zeros (a
-             NaN behind a `where` still poisons gradients)
-    present  present[modality]: who has it. An unreadable file is absent everywhere
+    views    views[view][modality]: raw data, batch first, of the modalities that somebody in the batch has: what nobody
+             has costs nothing. Where a sample lacks one that others have stand zeros (a NaN behind a `where` still
+             poisons gradients)
+    present  present[modality]: who has it, of all modalities of the recipe. An unreadable file is absent everywhere
     ids      which sample, a hash of its name
     keys     what all draws of this visit depend on: (seed, epoch, sample, repeat) in one number. The epoch belongs to
              the sample, not to the batch, since a stream runs over epoch ends
@@ -126,6 +127,13 @@ class Latents:
                 return start, start + n
             start += n
         raise KeyError(name)
+
+    def mean(self) -> Float[Tensor, "b d"]:
+        """The mean over the valid latents of each sample; zeros for a sample without any."""
+        if self.valid is None:
+            return self.values.mean(dim=1)
+        weights = self.valid[..., None].to(self.values.dtype)
+        return (self.values * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
     def places_of(self, name: str) -> Int64[Tensor, "b k"]:
         """The place of each latent among those of a modality; one past the last for a latent that is none of its.

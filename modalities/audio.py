@@ -71,7 +71,7 @@ class Audio(Modality):
     padding: Literal["valid", "zeros"] = "valid"
     """Behind the end of a short clip: tokens that are not valid, or zeros that count as sound (Audio-MAE: zeros)."""
     positions: MapPositions = "sincos"
-    """The position codes (CAV-MAE: sincos; Audio-MAE's released weights: sincos_transposed)."""
+    """The position codes (CAV-MAE: sincos_row_first; Audio-MAE's released weights: sincos_transposed)."""
     augment: bool = False
     """In training turn the clip round its end by a random length and scale it by 0.5 + Beta(10, 10) (Audio-MAE: yes).
 

@@ -550,8 +550,72 @@ LINES: dict[str, Case] = {
     "locked": (".txt", locked, "^can't be read: Permission denied$"),
 }
 
+# Maps of numbers
+
+
+def numbers_png(kind: type = np.uint16, high: int = 40_000) -> bytes:
+    """A map of 48 x 64 numbers in PNG."""
+    return images.encoded(np.linspace(0, high, 48 * 64).reshape(48, 64).astype(kind), "PNG")
+
+
+def numbers_npy(kind: type = np.float32, fill: float | None = None) -> bytes:
+    """The same as an array; `fill` stands in its first rows."""
+    numbers = np.linspace(0, 6, 48 * 64).reshape(48, 64)
+    if fill is not None:
+        numbers[:8] = fill
+    return clouds.npy(numbers.astype(kind))
+
+
+_NO_MAP, _COLOURS = r"^no picture that can be recognised \(PNG, TIFF, NPY\)$", "^pixels of the kind RGB; a map has one"
+MAP: dict[str, Case] = {
+    "empty": ("PNG", holds(b""), "^empty file$"),
+    "one byte": ("PNG", first(1), _NO_MAP),
+    "cut at a half": ("PNG", cut(0.5), "truncated"),
+    "cut in its tables": ("PNG", first(60), "."),
+    "header only": ("PNG", holds(images.png_header(64, 48)), "pixels of the kind RGB"),
+    "text": ("PNG", holds(TEXT), _NO_MAP),
+    "random bytes": ("PNG", holds(NOISE), _NO_MAP),
+    "zeroed wholly": ("PNG", zeroed(0, 1), _NO_MAP),
+    "sound": ("PNG", as_wav, _NO_MAP),
+    "picture": ("PNG", as_png, _COLOURS),
+    "pixel bomb": ("PNG", pixel_bomb, "^more pixels than the 100,000,000 that are decoded$"),
+    "array cut at a half": ("NPY", holds(numbers_npy()[:3000]), "^truncated: it holds less than its header says$"),
+    "array header only": ("NPY", holds(clouds.npy_head((48, 64))), "^truncated"),
+    "array that promises 10^12": ("NPY", holds(clouds.npy_head((10**6, 10**6))), "pixels; at most"),
+    "array of objects": ("NPY", holds(clouds.npy(np.array([[None] * 3] * 9))), "^an array of type object; a map is"),
+    "array of three axes": ("NPY", holds(clouds.npy(np.zeros((4, 4, 3)))), r"^an array of shape \(4, 4, 3\)"),
+    "dangling link": ("PNG", linked, "^can't be read: No such file or directory$"),
+    "locked": ("PNG", locked, "^can't be read: Permission denied$"),
+}
+
+
+def _named(name: str, cases: dict[str, Case]) -> dict[str, Case]:
+    """The cases with the suffixes that files of this kind have."""
+    return {case: (f".{name}.{suffix.lower()}", make, reason) for case, (suffix, make, reason) in cases.items()}
+
+
+DEPTH = _named("depth", MAP) | {
+    "bytes": (".depth.png", holds(numbers_png(np.uint8, 255)), "^numbers of type uint8; depths are of 16 bits"),
+    "holes": (".depth.npy", holds(numbers_npy(fill=np.nan)), GOOD),
+    "nothing but holes": (".depth.npy", holds(clouds.npy(np.full((48, 64), np.inf))), "^no depth of 3,072 is finite$"),
+    "huge": (".depth.npy", holds(numbers_npy(np.float64, fill=1e300)), r"^a depth of 1e\+300; at most 1e\+09 is read$"),
+}
+SEMSEG = _named("semseg", MAP) | {
+    "fractions": (".semseg.npy", holds(numbers_npy()), "^numbers of type float32; ids of classes are whole$"),
+    "void in part": (".semseg.npy", holds(numbers_npy(np.uint8, fill=255)), GOOD),
+    "nothing but void": (".semseg.npy", holds(clouds.npy(np.full((48, 64), 255, np.uint8))), GOOD),
+    "other classes": (
+        ".semseg.png",
+        holds(numbers_png(np.uint8, 254)),
+        "^the id 7, which is no class: they are 0 to 6",
+    ),
+    "negative ids": (".semseg.npy", holds(numbers_npy(np.int64, fill=-4)), "^the id -4, which is no class"),
+}
+
 CORPUS: dict[str, dict[str, Case]] = {
     "image": IMAGE,
+    "depth": DEPTH,
+    "semseg": SEMSEG,
     "sound": SOUND,
     "video": VIDEO,
     "cloud": CLOUD,

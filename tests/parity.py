@@ -57,7 +57,9 @@ NORMALISED = {Image: NormalisedImage, Audio: NormalisedAudio, Video: NormalisedV
 
 
 def normalised(modality: Modality) -> Modality:
-    """The same modality for data that are normalised already."""
+    """The same modality for data that are normalised already; of a kind that is not among these, as it is."""
+    if type(modality) not in NORMALISED:
+        return modality
     values = {field.name: getattr(modality, field.name) for field in fields(modality)}
     return NORMALISED[type(modality)](**values)
 
@@ -100,8 +102,14 @@ def imported(importer: str, reference: File, folder: Path, options: dict[str, An
 
 def batch_of(name: str, data: Tensor) -> Batch:
     """A batch of one modality."""
-    ids = torch.arange(len(data))
-    return Batch({"main": {name: data}}, {name: torch.ones(len(data), dtype=torch.bool)}, ids, ids, torch.tensor(0))
+    return batch_of_several({name: data})
+
+
+def batch_of_several(data: dict[str, Tensor], present: dict[str, Tensor] | None = None) -> Batch:
+    """A batch of several modalities; present: who has which, all by default."""
+    ids = torch.arange(len(next(iter(data.values()))))
+    everybody = {name: torch.ones(len(ids), dtype=torch.bool) for name in data}
+    return Batch({"main": data}, everybody | (present or {}), ids, ids, torch.tensor(0))
 
 
 def split_of(hidden: Tensor) -> Split:

@@ -13,6 +13,7 @@ from mmim.cli.export import export
 from mmim.cli.import_ import import_
 from mmim.cli.list_ import list_
 from mmim.cli.probe import probe
+from mmim.cli.retrieve import retrieve
 from mmim.cli.sample_data import sample_data
 from mmim.one_line import one_line
 
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "import": import_,
     "list": list_,
     "probe": probe,
+    "retrieve": retrieve,
     "sample-data": sample_data,
 }
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmim.corruption.corruption import Corruption, CorruptionModule
 from mmim.draw import Draw
 from mmim.errors import OptionError, expect
-from mmim.modality import Modality, Vocabulary
+from mmim.modality import Modality
 from mmim.records import Tokens
 
 
@@ -37,23 +37,24 @@ class Substitute(Corruption):
         expect(self.random <= most, self.random, f"at most 1 - mask, {1 - self.mask:g}", "Substitute.random")
 
     def build(self, width: int, modality: Modality) -> "SubstituteModule":
-        if modality.vocabulary is None:
+        vocabulary = modality.vocabulary
+        if vocabulary is None or vocabulary.mask is None or modality.piece:
             raise OptionError(
                 f"The tokens of {type(modality).__name__} are no ids that others could replace: use mask_token."
             )
-        return SubstituteModule(self, modality.vocabulary)
+        return SubstituteModule(self, vocabulary.size, vocabulary.mask)
 
 
 class SubstituteModule(CorruptionModule):
     """The module of a `Substitute`; it has no parameters."""
 
-    def __init__(self, config: Substitute, vocabulary: Vocabulary) -> None:
+    def __init__(self, config: Substitute, size: int, mask: int) -> None:
         super().__init__()
-        self.config, self.vocabulary = config, vocabulary
+        self.config, self.size, self.mask = config, size, mask
 
     def content(self, tokens: Tokens, hidden: Bool[Tensor, "b n"], draw: Draw) -> Int64[Tensor, "b n"]:
         kind, which = draw.uniform("substitute", tokens.count), draw.uniform("random id", tokens.count)
-        drawn = (which.double() * self.vocabulary.size).long()  # in float32 the last would round to the size
+        drawn = (which.double() * self.size).long()  # in float32 the last would round to the size
         instead = torch.where(kind < self.config.mask + self.config.random, drawn, tokens.values)
-        instead = torch.where(kind < self.config.mask, self.vocabulary.mask, instead)
+        instead = torch.where(kind < self.config.mask, self.mask, instead)
         return torch.where(hidden, instead, tokens.values)

@@ -65,7 +65,7 @@ def _row_of(count: int, row: int | None) -> int:
 def _mapped(path: Path) -> np.ndarray:
     """The array of a .npy file, in place."""
     with path.open("rb") as file:
-        kind = _header(file, "points")
+        kind = read_header(file, "points")
         start = file.tell()
     shape, dtype = _checked(kind)
     if path.stat().st_size < start + prod(shape) * dtype.itemsize:
@@ -73,8 +73,8 @@ def _mapped(path: Path) -> np.ndarray:
     return np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-untyped-call, no-any-return]
 
 
-def _header(file: Any, name: str) -> Kind:
-    """What the first bytes of an array in NumPy's format tell of it; the file is left at the data."""
+def read_header(file: Any, name: str) -> Kind:
+    """What the first bytes of an array in NumPy's format tell of it: shape and type; the file is left at the data."""
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
     if version not in read:
@@ -120,7 +120,7 @@ def _chosen(archive: zipfile.ZipFile) -> tuple[str, Kind]:
     kinds: dict[str, Kind] = {}
     for name in [NAME] if NAME in names else names:
         with archive.open(name) as file:
-            kinds[name] = _header(file, name.removesuffix(".npy"))
+            kinds[name] = read_header(file, name.removesuffix(".npy"))
     if NAME in kinds:
         name = NAME
     else:

@@ -1,4 +1,4 @@
-"""Crops of pictures and clips on uint8, in a loader's worker: one crop for all frames of a clip.
+"""Crops of pictures, clips and other maps, in a loader's worker: one crop for all frames of a clip.
 
 Each crop is a window and then one resize: `resized_crop(clip, multi_scale_window(height, width, draw), size)`.
 """
@@ -7,13 +7,15 @@ import math
 from itertools import product
 from typing import Literal, NamedTuple
 
-from jaxtyping import UInt8
+from jaxtyping import Num
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from mmim.draw import Draw
 
 Interpolation = Literal["bilinear", "bicubic"]
+Filter = Literal["bilinear", "bicubic", "nearest"]
+"""Nearest for ids, between which there is nothing."""
 
 TRIES = 10
 SHARES = (1.0, 0.875, 0.75, 0.66)  # of the short side
@@ -30,24 +32,26 @@ class Window(NamedTuple):
 
 
 def resized_crop(
-    clip: UInt8[Tensor, "t H W 3"],
+    clip: Num[Tensor, "t H W c"],
     window: Window,
     size: int | tuple[int, int],
-    interpolation: Interpolation = "bilinear",
-) -> UInt8[Tensor, "t _h _w 3"]:
-    """The window of every frame at another size, with antialiasing where it shrinks, rounded to uint8.
+    interpolation: Filter = "bilinear",
+) -> Num[Tensor, "t _h _w c"]:
+    """The window of every frame at another size, with antialiasing where it shrinks; bytes are rounded to bytes.
 
     Args:
-        clip: the frames; a picture is a clip of one.
+        clip: the frames, of bytes or floats; a picture is a clip of one.
         window: the part to keep.
         size: (height, width), or the side of a square.
-        interpolation: the filter, within rounding that of Pillow and torchvision.
+        interpolation: the filter, within rounding that of Pillow and torchvision. `nearest` takes the value under the
+            middle of each new pixel.
     """
     top, left, height, width = window
     wanted = (size, size) if isinstance(size, int) else size
     part = clip[:, top : top + height, left : left + width].permute(0, 3, 1, 2)  # a view, channels last: the fast path
     if (height, width) != wanted:
-        part = interpolate(part, wanted, mode=interpolation, antialias=True)
+        nearest = interpolation == "nearest"
+        part = interpolate(part, wanted, mode="nearest-exact" if nearest else interpolation, antialias=not nearest)
     return part.permute(0, 2, 3, 1)
 
 

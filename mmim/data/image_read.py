@@ -52,18 +52,23 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         ReadError: it is no picture, damaged, too large, or of a kind that is not read. The message is a short reason
             without the path.
     """
-    with _translated():
-        if path.stat().st_size == 0:
-            raise ReadError("empty file")
+    with translated(FORMATS):
+        check_not_empty(path)
         with Image.open(path, formats=FORMATS) as picture:
-            _check_size(*picture.size)
+            check_size(*picture.size)
             picture.load()
-            turn = _turn(picture)
+            turn = turn_of(picture)
             stored = _high_byte(picture) if picture.mode.startswith("I") else picture
             return _rgb(stored if turn is None else stored.transpose(turn))
 
 
-def _check_size(width: int, height: int) -> None:
+def check_not_empty(path: Path) -> None:
+    """Asked first: nobody waits for what a pipe never says."""
+    if path.stat().st_size == 0:
+        raise ReadError("empty file")
+
+
+def check_size(width: int, height: int) -> None:
     """Asked of the header, before anything is decoded."""
     if width * height > PIXELS:
         raise ReadError(f"{width} x {height} pixels; at most {PIXELS:,} are decoded")
@@ -88,10 +93,7 @@ def _high_byte(picture: Image.Image) -> Image.Image:
     """A 16-bit grey picture as an 8-bit one. Pillow calls it I;16 with some byte order, or I if it was a PGM."""
     if picture.mode == "I" and picture.format != "PPM":
         raise ReadError("signed or 32-bit integer pixels, which have no known range")
-    if isinstance(picture, TiffImagePlugin.TiffImageFile):
-        bits, zero = picture.tag_v2[_BITS], picture.tag_v2[_PHOTOMETRIC]
-        if bits != (16,) or zero == 0:  # Pillow neither widens 12 bits nor turns a negative round
-            raise ReadError(f"a TIFF of {bits[0]}-bit grey{' where 0 is white' if zero == 0 else ''}")
+    check_plain_grey(picture)
     numbers = np.asarray(picture)
     grey = (numbers >> 8).astype(np.uint8)
     if "transparency" in picture.info:
@@ -99,7 +101,15 @@ def _high_byte(picture: Image.Image) -> Image.Image:
     return Image.fromarray(grey)
 
 
-def _turn(picture: Image.Image) -> Image.Transpose | None:
+def check_plain_grey(picture: Image.Image) -> None:
+    """Refuse a 16-bit grey TIFF whose numbers are others than Pillow says."""
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        bits, zero = picture.tag_v2[_BITS], picture.tag_v2[_PHOTOMETRIC]
+        if bits != (16,) or zero == 0:  # Pillow neither widens 12 bits nor turns a negative round
+            raise ReadError(f"a TIFF of {bits[0]}-bit grey{' where 0 is white' if zero == 0 else ''}")
+
+
+def turn_of(picture: Image.Image) -> Image.Transpose | None:
     """What brings a picture upright; Pillow has turned a TIFF already."""
     try:
         return _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
@@ -108,7 +118,7 @@ def _turn(picture: Image.Image) -> Image.Transpose | None:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated(formats: tuple[str, ...]) -> Iterator[None]:
     """The one place where Pillow's exceptions become ours; its warnings, of pictures that it reads, end here too."""
     try:
         with warnings.catch_warnings():
@@ -117,7 +127,7 @@ def _translated() -> Iterator[None]:
     except ReadError:
         raise
     except UnidentifiedImageError as error:
-        raise ReadError(f"no picture that can be recognised ({', '.join(FORMATS)})") from error
+        raise ReadError(f"no picture that can be recognised ({', '.join(formats)})") from error
     except Image.DecompressionBombError as error:
         raise ReadError(f"more pixels than the {PIXELS:,} that are decoded") from error
     except Exception as error:  # a damaged file makes Pillow raise anything

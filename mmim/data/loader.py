@@ -104,14 +104,17 @@ class Reader(Dataset[list[Row]]):
 
 
 def collate(items: list[list[Row]], samples: Sequence[Sample], modalities: Mapping[str, Modality]) -> Loaded:
-    """Stack samples into a batch whose key set is always all modalities; absent data are zeros."""
+    """Stack samples into a batch of the modalities that somebody has; where others lack one stand zeros."""
     rows = [row for item in items for row in item]
     raws: dict[str, Raw] = {}
     present: dict[str, Tensor] = {}
     for name, modality in modalities.items():
         column = [row.raws.get(name) for row in rows]
         present[name] = torch.tensor([raw is not None for raw in column])
-        absent = _absent([raw for raw in column if raw is not None], modality)
+        there = [raw for raw in column if raw is not None]
+        if not there:
+            continue
+        absent = map_raw(torch.zeros_like, min(there, key=_size))  # no longer than any sample that has it
         raws[name] = modality.collate([absent if raw is None else raw for raw in column])
     batch = Batch(
         views={"main": raws},
@@ -122,13 +125,6 @@ def collate(items: list[list[Row]], samples: Sequence[Sample], modalities: Mappi
     )
     bad = dict.fromkeys(unreadable for row in rows for unreadable in row.unreadable)
     return Loaded(batch, tuple(bad))
-
-
-def _absent(raws: Sequence[Raw], modality: Modality) -> Raw:
-    """What stands where a sample lacks a modality: zeros, no longer than any sample that has it."""
-    if not raws:
-        return map_raw(torch.zeros_like, modality.blank())
-    return map_raw(torch.zeros_like, min(raws, key=_size))
 
 
 def _size(raw: Raw) -> int:

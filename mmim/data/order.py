@@ -170,7 +170,7 @@ def apportioned(weights: Sequence[float]) -> Int64[np.ndarray, " sources"]:
     counts[lost[: size - counts.sum()]] += 1
     if not counts.all():
         raise OptionError(
-            f"The smallest --weight has a share of {shares.min():.2g}, less than a place in {LARGEST:,}: raise it, or leave "
-            f"its data out."
+            f"The smallest --weight has a share of {shares.min():.2g}, less than a place in {LARGEST:,}: raise it, or "
+            "leave its data out."
         )
     return counts

@@ -117,7 +117,7 @@ class CausalDecoderModule(DecoderModule):
             places[name] = slice(start, start := start + query.ids.shape[1])
         x = run_blocks(self.blocks, torch.cat(parts, dim=1), _prefix_mask(parts, valids))
         normed = {name: self.norm(x[:, place]) for name, place in places.items()}
-        return {task: self.heads[task](normed[name]) for task, name in self.modality_of.items()}
+        return {task: self.heads[task](normed[name]) for task, name in self.modality_of.items() if name in normed}
 
     def _prefix(self, latents: Latents) -> tuple[Float[Tensor, "b k d"], Bool[Tensor, "b k"] | None]:
         """Latents and global tokens in the decoder's width, and which are valid."""

@@ -30,7 +30,7 @@ class Query:
 class DecoderModule(nn.Module, ABC):
     """What a `Decoder` builds."""
 
-    def tie(self, embedders: nn.ModuleDict) -> None:
+    def tie(self, embedders: Mapping[str, nn.Module]) -> None:
         """Look at the trunk's embedders, by modality, once after construction: a head may share their weights.
 
         What is shared stays the embedder's: it is kept outside of the decoder's own parameters.
@@ -45,8 +45,9 @@ class DecoderModule(nn.Module, ABC):
     ) -> dict[str, Float[Tensor, "b m p"]]:
         """A prediction for each task at the places its modality asks for.
 
-        tokens: of every modality of `latents.layout`, for their positions; queries: by modality, whose tokens are
-        others where sentinels give encoder and decoders two sequences.
+        tokens: of every modality of the batch, for their positions; queries: by modality, whose tokens are others where
+        sentinels give encoder and decoders two sequences. A modality that nobody in the batch has is in neither, and
+        its tasks get no prediction. One that is no input is not in `latents.layout`.
         """
 
 

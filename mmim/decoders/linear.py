@@ -77,7 +77,7 @@ class LinearDecoderModule(DecoderModule):
         )
         self.apply(init_linear)
 
-    def tie(self, embedders: nn.ModuleDict) -> None:
+    def tie(self, embedders: Mapping[str, nn.Module]) -> None:
         for task, head in self.heads.items():
             if isinstance(head, TiedHead):
                 head.tie(self.modality_of[task], embedders[self.modality_of[task]])
@@ -97,7 +97,11 @@ class LinearDecoderModule(DecoderModule):
         self, latents: Latents, tokens: Mapping[str, Tokens], queries: Mapping[str, Query]
     ) -> dict[str, Float[Tensor, "b m p"]]:
         read = self._finely if self.stride > 1 else self._directly
-        return {task: read(self.heads[task], latents, name, queries[name]) for task, name in self.modality_of.items()}
+        return {
+            task: read(self.heads[task], latents, name, queries[name])
+            for task, name in self.modality_of.items()
+            if name in queries
+        }
 
     def _directly(self, head: nn.Module, latents: Latents, name: str, query: Query) -> Float[Tensor, "b m p"]:
         """One latent per token: only what is asked passes the head."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmim.decoders.decoder import Decoder, DecoderModule, Query
 from mmim.encoders.encoder import Encoder
 from mmim.errors import OptionError, expect
-from mmim.layers.block import Bias, Block, Mask, Positions, attention_mask, init_linear, run_blocks
+from mmim.layers.block import Bias, Block, Mask, Positions, attention_mask, init_linear, run_blocks, vectors_of
 from mmim.modality import Modality
 from mmim.records import Latents, Tokens, gather_tokens
 
@@ -47,6 +47,10 @@ class SelfAttentionDecoder(Decoder):
     """Position codes added before the first block, or to the stream before every block (Point-MAE)."""
     drop_path: float = 0.0
     """Chance that a sample skips a residual of the last block, growing linearly from 0 (Point-MAE: 0.1)."""
+    modality_vectors: bool = False
+    """A learned vector for each modality, added to its tokens beside the positions (CAV-MAE, 4M: yes)."""
+    shared_head: bool = False
+    """One head for all tasks of this decoder, whose tokens have as many values each (OmniMAE: yes)."""
 
     def __post_init__(self) -> None:
         expect(self.width >= 1, self.width, "at least 1", "decoder.width")
@@ -74,6 +78,12 @@ class SelfAttentionDecoder(Decoder):
             raise OptionError(
                 f"A decoder without a projection has the encoder's width, {encoder.latent_width}, and this one "
                 f"{self.width}: set one of them to the other, or use project first."
+            )
+        sizes = {size for _, size in tasks.values()}
+        if self.shared_head and len(sizes) > 1:
+            raise OptionError(
+                f"{', '.join(tasks)} predict {', '.join(map(str, sorted(sizes)))} values a token, and one head can't "
+                "serve them: use pieces of one size, or shared_head False."
             )
         return SelfAttentionDecoderModule(self, modalities, encoder.latent_width, tasks)
 
@@ -107,7 +117,9 @@ class SelfAttentionDecoderModule(DecoderModule):
             for number in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.width, eps=config.eps)
-        self.heads = nn.ModuleDict({task: nn.Linear(config.width, size) for task, (_, size) in tasks.items()})
+        self.head_of = {task: next(iter(tasks)) if config.shared_head else task for task in tasks}
+        self.heads = nn.ModuleDict({task: nn.Linear(config.width, tasks[task][1]) for task in self.head_of.values()})
+        self.vectors = vectors_of(modalities if config.modality_vectors else (), width)
         self.modality_of = {task: modality for task, (modality, _) in tasks.items()}
         for module in (self.embed, *self.heads.values()):
             init_linear(module)
@@ -117,13 +129,13 @@ class SelfAttentionDecoderModule(DecoderModule):
     ) -> dict[str, Float[Tensor, "b m p"]]:
         b = latents.at.shape[0]
         seen = self._project(latents.values, "first")
-        codes = {name: self.positions[name](tokens[name]) for name, _ in latents.layout}
+        codes = {name: self._codes(name, tokens[name]) for name, _ in latents.layout}
         context = torch.cat([codes[name].expand(b, -1, -1) for name, _ in latents.layout], dim=1)
         parts, placed = [seen], [gather_tokens(context, latents.at)]
         valids, places, start = [latents.valid], {}, seen.shape[1]
         for name, query in queries.items():
             same = name in codes and query.tokens is tokens[name]
-            placed.append(gather_tokens(codes[name] if same else self.positions[name](query.tokens), query.ids))
+            placed.append(gather_tokens(codes[name] if same else self._codes(name, query.tokens), query.ids))
             parts.append(self.mask_token.to(seen.dtype).expand_as(placed[-1]))
             valids.append(query.valid)
             places[name] = slice(start, start := start + query.ids.shape[1])
@@ -137,7 +149,16 @@ class SelfAttentionDecoderModule(DecoderModule):
         else:
             x = run_blocks(self.blocks, self._project(x + positions, "last"), _mask(parts, valids))
         normed = {name: self.norm(x[:, place]) for name, place in places.items()}
-        return {task: self.heads[task](normed[name]) for task, name in self.modality_of.items()}
+        return {
+            task: self.heads[self.head_of[task]](normed[name])
+            for task, name in self.modality_of.items()
+            if name in normed
+        }
+
+    def _codes(self, name: str, tokens: Tokens) -> Float[Tensor, "_b1 n d"]:
+        """Positions, and what says which modality it is."""
+        codes: Tensor = self.positions[name](tokens)
+        return codes + self.vectors[name].to(codes.dtype) if name in self.vectors else codes
 
     def _project(self, x: Float[Tensor, "b n c"], turn: str) -> Float[Tensor, "b n d"]:
         """The projection, where it is this one's turn."""

@@ -40,6 +40,25 @@ class Visible:
     valid: Bool[Tensor, "b k"] | None = None
 
 
+@dataclass(frozen=True)
+class Pass:
+    """How a joint pass is made.
+
+    own      of one modality alone: with norms of its own, where the encoder has such
+    chained  whether each shared block reads the one before it, or all of them what the branch gave, so that only the
+             last one acts (what CAV-MAE's code does in its contrastive passes; the same with one shared block)
+    room     how many valid tokens a sample can have at most; None: as many as there are places
+    """
+
+    own: bool = False
+    chained: bool = True
+    room: int | None = None
+
+
+JOINT = Pass()
+"""All that is handed over, with the shared norms."""
+
+
 class EncoderModule(nn.Module, ABC):
     """What an `Encoder` builds. Two verbs, so that a method with several joint passes makes each branch pass once."""
 
@@ -49,7 +68,11 @@ class EncoderModule(nn.Module, ABC):
 
     @abstractmethod
     def joint(
-        self, visible: Mapping[str, Visible], layout: Layout, present: Mapping[str, Bool[Tensor, " b"]]
+        self,
+        visible: Mapping[str, Visible],
+        layout: Layout,
+        present: Mapping[str, Bool[Tensor, " b"]],
+        how: Pass = JOINT,
     ) -> Latents:
         """The shared blocks and the last norm on the visible tokens of some modalities, which `pack` puts together."""
 
@@ -86,7 +109,8 @@ class Encoder(Part):
 class Trunk(nn.Module):
     """Embedders, what stands in hidden places, positions and encoder.
 
-    corruption: of each modality; one without an entry drops its hidden tokens.
+    corruption: of each modality; one without an entry drops its hidden tokens. shared: modalities that use the embedder
+    of another, by its name.
     """
 
     def __init__(
@@ -94,12 +118,14 @@ class Trunk(nn.Module):
         modalities: Mapping[str, Modality],
         encoder: Encoder,
         corruption: Mapping[str, Corruption] = MappingProxyType({}),
+        shared: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         chosen = {name: corruption.get(name, Drop()) for name in modalities}
         self.keeps_all = {name for name, part in chosen.items() if part.keeps_all}
+        self.shared = dict(shared)
         self.embedders = nn.ModuleDict(
-            {name: modality.embedder(encoder.width) for name, modality in modalities.items()}
+            {name: modality.embedder(encoder.width) for name, modality in modalities.items() if name not in shared}
         )
         self.positions = nn.ModuleDict(
             {name: modality.position(encoder.width) for name, modality in modalities.items()}
@@ -155,8 +181,12 @@ class Trunk(nn.Module):
 
     def _sees_hidden(self, name: str) -> bool:
         """Whether hidden tokens count in statistics of the embedder."""
-        embedder = self.embedders[name]
+        embedder = self.embedder(name)
         return isinstance(embedder, BatchEmbedder) and embedder.sees_hidden
+
+    def embedder(self, name: str) -> nn.Module:
+        """The embedder of a modality, its own or that of another."""
+        return self.embedders[self.shared.get(name, name)]
 
     def _embed(
         self,
@@ -165,7 +195,7 @@ class Trunk(nn.Module):
         valid: Bool[Tensor, "b k"] | None,
         present: Bool[Tensor, " b"],
     ) -> Float[Tensor, "b k d"]:
-        embedder = self.embedders[name]
+        embedder = self.embedder(name)
         if not isinstance(embedder, BatchEmbedder):
             embedded: Tensor = embedder(values)
             return embedded
@@ -176,18 +206,43 @@ class Trunk(nn.Module):
         return self.corruption[name]  # type: ignore[return-value]
 
 
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """The visible tokens of several modalities in one sequence.
+
+    values     `[b k d]`
+    at         `[b k]` their places in the concatenation that the layout describes
+    valid      `[b k]`, or None: all
+    positions  `[b k d]` their position codes, where asked for
+    """
+
+    values: Float[Tensor, "b k d"]
+    at: Int64[Tensor, "b k"]
+    valid: Bool[Tensor, "b k"] | None = None
+    positions: Float[Tensor, "b k d"] | None = None
+
+
 def pack(
-    visible: Mapping[str, Visible], layout: Layout, present: Mapping[str, Bool[Tensor, " b"]]
-) -> tuple[Float[Tensor, "b k d"], Int64[Tensor, "b k"], Bool[Tensor, "b k"] | None]:
-    """Concatenate modalities in the order of the layout: values, their places `at` in it, and which are valid.
+    visible: Mapping[str, Visible],
+    layout: Layout,
+    present: Mapping[str, Bool[Tensor, " b"]],
+    room: int | None = None,
+    *,
+    positions: bool = False,
+) -> Packed:
+    """Concatenate modalities in the order of the layout.
+
+    With less room than places, the valid tokens move to the front, in their order, and the others beyond it are left
+    out: a budget that is shared gives each modality as many places as it may get, and most of them are empty.
 
     One modality needs no mask for presence: rows do not mix, and the terms leave absent samples out.
     """
-    values, at, valids, start = [], [], [], 0
+    values, codes, at, valids, start = [], [], [], [], 0
     for name, n in layout:
         if name in visible:
             part = visible[name]
             values.append(part.values)
+            codes.append(part.positions)
             at.append(part.ids + start)
             valids.append(_presence(part, present[name] if len(visible) > 1 else None))
         start += n
@@ -195,12 +250,17 @@ def pack(
     if any(flags is not None for flags in valids):
         full = [torch.ones_like(ids, dtype=torch.bool) for ids in at]
         valid = torch.cat([f if flags is None else flags for f, flags in zip(full, valids, strict=True)], dim=1)
-    return torch.cat(values, dim=1), torch.cat(at, dim=1), valid
+    joined = torch.cat(codes, dim=1) if positions else None
+    packed = Packed(torch.cat(values, dim=1), torch.cat(at, dim=1), valid, joined)
+    return packed if room is None or room >= packed.at.shape[1] or valid is None else _front(packed, room)
 
 
-def pack_positions(visible: Mapping[str, Visible], layout: Layout) -> Float[Tensor, "b k d"]:
-    """The position codes in the order of `pack`."""
-    return torch.cat([visible[name].positions for name, _ in layout if name in visible], dim=1)
+def _front(packed: Packed, room: int) -> Packed:
+    """The valid tokens first, and no more places than there is room for."""
+    assert packed.valid is not None
+    order = torch.argsort((~packed.valid).to(torch.uint8), dim=1, stable=True)[:, :room]
+    values, at, valid = (gather_tokens(part, order) for part in (packed.values, packed.at, packed.valid))
+    return Packed(values, at, valid, None if packed.positions is None else gather_tokens(packed.positions, order))
 
 
 def _presence(part: Visible, present: Bool[Tensor, " b"] | None) -> Bool[Tensor, "b k"] | None:

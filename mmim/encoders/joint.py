@@ -1,7 +1,7 @@
 """A ViT on the visible tokens: branches per modality, then shared blocks."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from mmim.encoders.encoder import Encoder, EncoderModule, Layout, Visible, pack, pack_positions
+from mmim.encoders.encoder import JOINT, Encoder, EncoderModule, Layout, Packed, Pass, Visible, pack
 from mmim.errors import OptionError, expect
-from mmim.layers.block import Bias, Block, Mask, Norm, Positions, attention_mask, run_blocks
+from mmim.layers.block import Bias, Block, Mask, Norm, Positions, attention_mask, run_blocks, vectors_of
 from mmim.layers.relative import RelativeBias
 from mmim.modality import Modality
 from mmim.records import Latents
@@ -47,16 +47,22 @@ class JointEncoder(Encoder):
     positions: Positions = "once"
     """Position codes added before the first block, or to the stream before every block (Point-MAE)."""
     global_tokens: int = 0
-    """Learned tokens without a place that join the shared blocks (the class token of MAE, SimMIM, BEiT: 1)."""
+    """Learned tokens without a place that join the shared blocks (class token of MAE, global token of MultiMAE: 1)."""
+    modality_vectors: bool = False
+    """A learned vector for each modality, added to its tokens beside the positions (CAV-MAE, 4M: yes)."""
+    own_norms: bool = False
+    """Shared blocks and the last norm have, beside the norms of joint passes, a set for each modality, for passes of
+    that modality alone (CAV-MAE: yes)."""
     relative_bias: bool = False
     """Learned bias by offset on the logits of all shared blocks; one modality on a 2-D grid (SimMIM, BEiT: yes)."""
     layer_scale: float | None = None
     """Initial factor of every residual channel; None has no factor (SimMIM, BEiT-B: 0.1)."""
     drop_path: float = 0.0
     """Chance that a sample skips a residual of the last block, growing linearly from 0 (SimMIM's ViT, BEiT: 0.1)."""
-    init: Literal["xavier", "scaled"] = "xavier"
-    """Of linear layers: Xavier-uniform (MAE, VideoMAE); or normal with deviation 0.02 cut off at one deviation, output
-    projections of block i over sqrt(2 i) (SimMIM's ViT, BEiT)."""
+    init: Literal["xavier", "apart", "scaled"] = "xavier"
+    """Of linear layers: Xavier-uniform (MAE, VideoMAE); the same with queries, keys and values as matrices apart
+    (MultiMAE); or normal with deviation 0.02 cut off at one deviation, output projections of block i over sqrt(2 i)
+    (SimMIM's ViT, BEiT)."""
 
     def __post_init__(self) -> None:
         expect(self.width >= 1, self.width, "at least 1", "encoder.width")
@@ -74,6 +80,8 @@ class JointEncoder(Encoder):
             raise OptionError("encoder.norm post ends with a norm already: use encoder.final_norm False.")
         if self.embed_norm and self.positions == "every_block":
             raise OptionError("encoder.embed_norm is for positions that are added once: leave it out.")
+        if self.modality_vectors and self.positions == "every_block":
+            raise OptionError("encoder.modality_vectors is for positions that are added once: leave it out.")
 
     def build(self, modalities: Mapping[str, Modality]) -> "JointEncoderModule":
         return JointEncoderModule(self, modalities)
@@ -86,13 +94,19 @@ class JointEncoderModule(EncoderModule):
         super().__init__()
         depth = config.branch_depth + config.depth
 
-        def blocks(start: int, stop: int) -> nn.ModuleList:
-            return nn.ModuleList(_block(config, number, depth) for number in range(start, stop))
+        def blocks(start: int, stop: int, own_norms: Collection[str] = ()) -> nn.ModuleList:
+            return nn.ModuleList(_block(config, number, depth, own_norms) for number in range(start, stop))
+
+        def last_norm() -> nn.Module:
+            return nn.LayerNorm(config.width, eps=config.eps) if config.final_norm else nn.Identity()
 
         apart = modalities if config.branch_depth else ()
+        own = tuple(modalities) if config.own_norms else ()
         self.branches = nn.ModuleDict({name: blocks(0, config.branch_depth) for name in apart})
-        self.blocks = blocks(config.branch_depth, depth)
-        self.norm = nn.LayerNorm(config.width, eps=config.eps) if config.final_norm else nn.Identity()
+        self.blocks = blocks(config.branch_depth, depth, own)
+        self.norm = last_norm()
+        self.own_norm = nn.ModuleDict({name: last_norm() for name in own})
+        self.vectors = vectors_of(modalities if config.modality_vectors else (), config.width)
         self.embed_norm = nn.LayerNorm(config.width, eps=config.eps) if config.embed_norm else nn.Identity()
         self.every_block = config.positions == "every_block"
         some = config.global_tokens > 0
@@ -101,17 +115,26 @@ class JointEncoderModule(EncoderModule):
 
     def branch(self, name: str, visible: Visible) -> Visible:
         codes = visible.positions if self.every_block else None
-        values = visible.values if self.every_block else self.embed_norm(visible.values + visible.positions)
+        values = visible.values if self.every_block else self.embed_norm(self._placed(name, visible))
         if name in self.branches:
             mask = None if visible.valid is None else attention_mask(visible.valid)
             values = run_blocks(cast("nn.ModuleList", self.branches[name]), values, mask, codes)
         return replace(visible, values=values)
 
+    def _placed(self, name: str, visible: Visible) -> Float[Tensor, "b k d"]:
+        """Content, position, and what says which modality it is."""
+        placed = visible.values + visible.positions
+        return placed + self.vectors[name].to(placed.dtype) if name in self.vectors else placed
+
     def joint(
-        self, visible: Mapping[str, Visible], layout: Layout, present: Mapping[str, Bool[Tensor, " b"]]
+        self,
+        visible: Mapping[str, Visible],
+        layout: Layout,
+        present: Mapping[str, Bool[Tensor, " b"]],
+        how: Pass = JOINT,
     ) -> Latents:
-        values, at, valid = pack(visible, layout, present)
-        codes = pack_positions(visible, layout) if self.every_block else None
+        packed = pack(visible, layout, present, how.room, positions=self.every_block)
+        values, valid, codes = packed.values, packed.valid, packed.positions
         places = values.shape[1]
         everybody = valid
         if self.global_tokens is not None:
@@ -119,10 +142,19 @@ class JointEncoderModule(EncoderModule):
             values = torch.cat([values, tokens], dim=1)
             everybody = None if valid is None else nn.functional.pad(valid, (0, tokens.shape[1]), value=True)
             codes = None if codes is None else nn.functional.pad(codes, (0, 0, 0, tokens.shape[1]))
-        out = self.norm(run_blocks(self.blocks, values, self._mask(visible, everybody), codes))
-        return Latents(out[:, :places], at, layout, valid, None if self.global_tokens is None else out[:, places:])
+        own = self._own(visible, how)
+        blocks = self.blocks if how.chained else self.blocks[-1:]
+        out = run_blocks(blocks, values, self._mask(visible, packed, everybody), codes, own)
+        out = self.norm(out) if own is None else self.own_norm[own](out)
+        globals_ = None if self.global_tokens is None else out[:, places:]
+        return Latents(out[:, :places], packed.at, layout, valid, globals_)
 
-    def _mask(self, visible: Mapping[str, Visible], valid: Bool[Tensor, "b n"] | None) -> Mask | None:
+    def _own(self, visible: Mapping[str, Visible], how: Pass) -> str | None:
+        """Whose norms to use."""
+        alone = next(iter(visible))
+        return alone if how.own and len(visible) == 1 and alone in self.own_norm else None
+
+    def _mask(self, visible: Mapping[str, Visible], packed: Packed, valid: Bool[Tensor, "b n"] | None) -> Mask | None:
         """What attention is told: nothing at all, where everything is statically full and has no bias."""
         allowed = None if valid is None else attention_mask(valid)
         if self.relative is None:
@@ -130,12 +162,12 @@ class JointEncoderModule(EncoderModule):
         (part,) = visible.values()
         num_globals = 0 if self.global_tokens is None else self.global_tokens.shape[1]
         bias: Tensor = self.relative(cast("tuple[int, int]", part.tokens.grid), num_globals)
-        if part.ids.shape[1] < part.tokens.count:
-            bias = _among(bias, part.ids, num_globals)
+        if packed.at.shape[1] < part.tokens.count:
+            bias = _among(bias, packed.at, num_globals)
         return bias if allowed is None else bias.masked_fill(~allowed, -torch.inf)
 
 
-def _block(config: JointEncoder, number: int, depth: int) -> Block:
+def _block(config: JointEncoder, number: int, depth: int, own_norms: Collection[str]) -> Block:
     """Block `number` from 0 of a stack of `depth`."""
     block = Block(
         config.width,
@@ -146,7 +178,11 @@ def _block(config: JointEncoder, number: int, depth: int) -> Block:
         layer_scale=config.layer_scale,
         drop_path=config.drop_path * number / max(depth - 1, 1),
         norm=config.norm,
+        own_norms=own_norms,
     )
+    if config.init == "apart":
+        for part in block.attn.qkv.weight.chunk(3):
+            nn.init.xavier_uniform_(part)
     if config.init == "scaled":
         for linear in (module for module in block.modules() if isinstance(module, nn.Linear)):
             nn.init.trunc_normal_(linear.weight, std=0.02, a=-0.02, b=0.02)

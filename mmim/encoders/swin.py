@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from timm.models.swin_transformer import SwinTransformerStage
 from torch import Tensor, nn
 
-from mmim.encoders.encoder import Encoder, EncoderModule, Layout, Visible
+from mmim.encoders.encoder import JOINT, Encoder, EncoderModule, Layout, Pass, Visible
 from mmim.errors import OptionError, expect
 from mmim.modality import Modality
 from mmim.records import Latents, gather_tokens
@@ -114,7 +114,11 @@ class SwinEncoderModule(EncoderModule):
         )
 
     def joint(
-        self, visible: Mapping[str, Visible], layout: Layout, present: Mapping[str, Bool[Tensor, " b"]]
+        self,
+        visible: Mapping[str, Visible],
+        layout: Layout,
+        present: Mapping[str, Bool[Tensor, " b"]],
+        how: Pass = JOINT,
     ) -> Latents:
         ((name, part),) = visible.items()
         grid = _map(name, part.tokens.grid, self.stride)

@@ -32,8 +32,30 @@ def accuracy_interval(correct: Bool[np.ndarray, " t"], seed: int = 0) -> Interva
 
     Resampling rows with replacement makes the number of correct ones binomial, so that is what is drawn.
     """
-    n, hits = len(correct), int(correct.sum())
-    return _percentiles(hits / n, np.random.default_rng(seed).binomial(n, hits / n, _RESAMPLES) / n)
+    return share_interval(int(correct.sum()) / len(correct), len(correct), seed)
+
+
+def share_interval(share: float, n: int, seed: int = 0) -> Interval:
+    """A share of n rows, and its interval over resampled rows; a row may have counted in part, as after a tie."""
+    return _percentiles(share, np.random.default_rng(seed).binomial(n, share, _RESAMPLES) / n)
+
+
+def median_interval(found: Float64[np.ndarray, " k"], n: int, seed: int = 0) -> Interval:
+    """The median of numbers 1, 2, ... of n rows, and its interval over resampled rows.
+
+    It is the lower median: the smallest number that at least half of the rows do not exceed. Of n rows drawn anew from
+    a distribution it is the distribution's inverse at the median of n uniform numbers, so that is what is drawn.
+
+    Args:
+        found: the share of rows with a number of at most 1, 2, ..., the last of them 1.
+        n: number of rows.
+        seed: of the resampling.
+    """
+    middle = (n + 1) // 2
+    drawn = np.random.default_rng(seed).beta(middle, n + 1 - middle, _RESAMPLES)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    places = [int(np.searchsorted(found, share)) + 1 for share in (0.5, low, high)]
+    return Interval(*map(float, places))
 
 
 def difference_interval(correct: Bool[np.ndarray, " t"], other: Bool[np.ndarray, " t"], seed: int = 0) -> Interval:

@@ -51,6 +51,26 @@ def find_labels(
         DataError: no sample is in the table, one is there twice and contradicts itself, a side of the split is empty, a
             label can't be learned (`check_classes`).
     """
+    found = find_cells(table, ids, names, split, root)
+    test = found.test
+    if split is None:
+        test = np.array([stable_hash("held out", _stem(ids[i])) % 4 == 0 for i in found.rows])
+    for name in names:
+        check_classes(name, found.values[name], test)
+    return replace(found, test=test)
+
+
+def find_cells(
+    table: LabelTable, ids: Sequence[str], names: Sequence[str], split: str | None = None, root: Path | None = None
+) -> Labels:
+    """The cells of the columns `names` of the samples `ids`, as `find_labels` finds them, whatever they hold.
+
+    Without a split all rows are test rows.
+
+    Raises:
+        OptionError: an unknown column, a split that isn't `COLUMN=VALUE` or whose value is nowhere.
+        DataError: no sample is in the table, or one is there twice and contradicts itself.
+    """
     column, value = _parse_split(split)
     asked = [*names, column] if column is not None else list(names)
     _check_columns(table, asked)
@@ -62,11 +82,9 @@ def find_labels(
         )
     values = {name: [table.columns[name][at[i]] for i in rows] for name in names}
     if column is None:
-        test = np.array([stable_hash("held out", _stem(ids[i])) % 4 == 0 for i in rows])
+        test = np.ones(len(rows), dtype=bool)
     else:
         test = _split_by(table, column, value, [table.columns[column][at[i]] for i in rows])
-    for name in names:
-        check_classes(name, values[name], test)
     return Labels(np.array(rows, dtype=np.int64), values, test, len(ids) - len(rows))
 
 

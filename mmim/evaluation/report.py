@@ -9,11 +9,12 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from mmim.errors import DataError
+from mmim.errors import DataError, OptionError
 from mmim.evaluation.intervals import LEVEL, Chance, Interval, accuracy_interval, chance, difference_interval
 from mmim.evaluation.knn import knn_correct
 from mmim.evaluation.labels import check_classes
 from mmim.evaluation.probe import probe_correct
+from mmim.evaluation.retrieval import pairs_of
 
 METHODS: dict[str, Callable[..., Bool[np.ndarray, " t"]]] = {"kNN": knn_correct, "probe": probe_correct}
 
@@ -72,6 +73,44 @@ def compare(
         for method, correct in METHODS.items()
         for row in _compare_one(label, method, correct, features, _encode(label, values, test), test, seed)
     ]
+
+
+def compare_present(
+    features: Mapping[str, Float[np.ndarray, "n _"]],
+    labels: Mapping[str, Sequence[str]],
+    test: Bool[np.ndarray, " n"],
+    seed: int = 0,
+) -> tuple[list[list[Row]], dict[str, str]]:
+    """`compare` of sets of vectors that some samples lack (rows of NaN): one table for sets that have the same rows.
+
+    The first set leads each table, on the rows of that table, so that differences stay paired.
+
+    Returns:
+        The tables, and for those that can't be made (too few rows of a class) their names and why; the table of the
+        first set can be made, or it is an error.
+
+    Raises:
+        DataError, OptionError: as `compare`.
+    """
+    _check_rows(features, labels, test)
+    first = next(iter(features))
+    sets: dict[bytes, list[str]] = {}
+    for name, vectors in features.items():
+        sets.setdefault(pairs_of(features[first], vectors).tobytes(), [first] if name != first else []).append(name)
+    tables: list[list[Row]] = []
+    reasons: dict[str, str] = {}
+    for pattern, names in sets.items():
+        rows = np.frombuffer(pattern, dtype=bool)
+        values = {
+            label: [value for value, has in zip(cells, rows, strict=True) if has] for label, cells in labels.items()
+        }
+        try:
+            tables.append(compare({name: features[name][rows] for name in names}, values, test[rows], seed))
+        except (DataError, OptionError) as error:
+            if not tables:
+                raise
+            reasons[", ".join(names[1:])] = str(error)
+    return tables, reasons
 
 
 def _compare_one(

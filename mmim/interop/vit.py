@@ -123,11 +123,15 @@ def square_patch(shape: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class Table:
-    """A position table of a file (`old`, `[1 n d]`, or `[1 1+n d]` with a row for the class token), and our name."""
+    """A position table of a file (`old`, `[1 n d]`, or `[1 1+n d]` with a row for the class token), and our name.
+
+    turned: its places run along our last axis first, in a file without a row for the class token.
+    """
 
     old: str
     new: str
     width: int
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,7 +228,7 @@ def _checked(found: Tensor, table: Table, grid: Grid, class_rows: bool) -> Tenso
     shape = (1, prod(grid) + class_rows, table.width)
     if tuple(found.shape) != shape:
         raise CheckpointError(f"{table.old!r} is {tuple(found.shape)}, where {shape} was expected.")
-    return found
+    return found.unflatten(1, grid[::-1]).transpose(1, 2).flatten(1, 2) if table.turned else found
 
 
 def _difference(found: Float[Tensor, "1 n d"], modality: Modality, width: int) -> float:
@@ -233,7 +237,27 @@ def _difference(found: Float[Tensor, "1 n d"], modality: Modality, width: int) -
         ours = codes(modality, width)
     except OptionError:  # no such code has this width
         return float("inf")
+    if found.shape != ours.shape:
+        return float("inf")
     return float((found - ours).abs().max())
+
+
+def check_codes(ledger: Ledger, old: str, modality: Modality, width: int) -> None:
+    """Take a fixed position table, `[1 n d]` or laid out as a map `[1 d rows columns]`, that our modality computes.
+
+    Raises:
+        CheckpointError: it is not the one.
+    """
+    found = ledger.take(old)
+    if found is None:
+        return
+    rows = found.flatten(2).transpose(1, 2) if found.ndim == 4 else found
+    off = _difference(rows, modality, width)
+    if off > CLOSE:
+        raise CheckpointError(
+            f"{old!r} is not the table of {type(modality).__name__} with these sizes (off by {off:.2g}), so the "
+            "weights are of another model."
+        )
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """The transformer block, named as timm's so that state dicts load strictly both ways."""
 
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -67,6 +68,8 @@ class Block(nn.Module):
     layer_scale  initial value of a learned factor for each channel of both residuals, `gamma_1` and `gamma_2` as BEiT
                  names them (Touvron et al. 2021, CaiT, section 2.1); None: no factor
     drop_path    chance that a sample skips a residual in training (Huang et al. 2016)
+    own_norms    names that have norms of their own, `own.NAME.norm1` and `own.NAME.norm2`, for passes that ask for them
+                 (CAV-MAE: a modality alone)
 
     Linear layers are drawn Xavier-uniform with zero biases, the fused qkv matrix as one (MAE and VideoMAE, official
     code).
@@ -83,6 +86,7 @@ class Block(nn.Module):
         layer_scale: float | None = None,
         drop_path: float = 0.0,
         norm: Norm = "pre",
+        own_norms: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.post_norm = norm == "post"
@@ -93,14 +97,24 @@ class Block(nn.Module):
         self.gamma_1 = None if layer_scale is None else nn.Parameter(torch.full((width,), layer_scale))
         self.gamma_2 = None if layer_scale is None else nn.Parameter(torch.full((width,), layer_scale))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.own = nn.ModuleDict(
+            {
+                name: nn.ModuleDict({part: nn.LayerNorm(width, eps=eps) for part in ("norm1", "norm2")})
+                for name in own_norms
+            }
+        )
         self.apply(init_linear)
 
-    def forward(self, x: Float[Tensor, "b n d"], mask: Mask | None = None) -> Float[Tensor, "b n d"]:
+    def forward(
+        self, x: Float[Tensor, "b n d"], mask: Mask | None = None, own: str | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """own: whose norms to use; None: the shared ones."""
+        norm1, norm2 = (self.norm1, self.norm2) if own is None else (self.own[own]["norm1"], self.own[own]["norm2"])  # type: ignore[index]
         if self.post_norm:
-            x = self.norm1(x + self._residual(self.attn(x, mask), self.gamma_1))
-            return self.norm2(x + self._residual(self.mlp(x), self.gamma_2))  # type: ignore[no-any-return]
-        x = x + self._residual(self.attn(self.norm1(x), mask), self.gamma_1)
-        return x + self._residual(self.mlp(self.norm2(x)), self.gamma_2)
+            x = norm1(x + self._residual(self.attn(x, mask), self.gamma_1))
+            return norm2(x + self._residual(self.mlp(x), self.gamma_2))  # type: ignore[no-any-return]
+        x = x + self._residual(self.attn(norm1(x), mask), self.gamma_1)
+        return x + self._residual(self.mlp(norm2(x)), self.gamma_2)
 
     def _residual(self, x: Float[Tensor, "b n d"], gamma: Float[Tensor, " d"] | None) -> Float[Tensor, "b n d"]:
         out: Tensor = self.drop_path(x if gamma is None else x * gamma)
@@ -116,11 +130,17 @@ def run_blocks(
     x: Float[Tensor, "b n d"],
     mask: Mask | None = None,
     positions: Float[Tensor, "b n d"] | None = None,
+    own: str | None = None,
 ) -> Float[Tensor, "b n d"]:
-    """Blocks one after the other; positions given are added before each."""
+    """Blocks one after the other; positions given are added before each. own: whose norms they use."""
     for block in blocks:
-        x = block(x if positions is None else x + positions, mask)
+        x = block(x if positions is None else x + positions, mask, own)
     return x
+
+
+def vectors_of(names: Collection[str], width: int) -> nn.ParameterDict:
+    """A learned vector for each name, normal with deviation 0.02 (CAV-MAE, MultiMAE)."""
+    return nn.ParameterDict({name: nn.Parameter(0.02 * torch.randn(1, 1, width)) for name in names})
 
 
 def init_linear(module: nn.Module) -> None:
@@ -135,3 +155,27 @@ def attention_mask(valid: Bool[Tensor, "b k"]) -> Bool[Tensor, "b 1 k k"]:
     """Everybody attends to valid tokens only; an invalid one to itself as well, so that no softmax is empty."""
     own = torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
     return (valid[:, None, :] | own)[:, None]
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of queries to a context, named as MultiMAE and 4M do: `q`, `kv.weight [2 d, d]`, `proj`."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise OptionError(f"{heads} heads do not divide a width of {width}. Use a number of heads that does.")
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self, x: Float[Tensor, "b m d"], context: Float[Tensor, "b k d"], valid: Bool[Tensor, "b k"] | None = None
+    ) -> Float[Tensor, "b m d"]:
+        """valid: what of the context may be attended to, one place of each row at least; None: all."""
+        b, m, d = x.shape
+        q = self.q(x).view(b, m, self.heads, d // self.heads).transpose(1, 2)
+        k, v = self.kv(context).view(b, -1, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=None if valid is None else valid[:, None, None])
+        out: Tensor = self.proj(x.transpose(1, 2).reshape(b, m, d))
+        return out

@@ -5,7 +5,7 @@ from math import prod
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from mmim.errors import OptionError
@@ -22,7 +22,7 @@ def check_divides(name: str, size: tuple[int, ...], patch: tuple[int, ...]) -> N
         )
 
 
-def to_patches(data: Float[Tensor, "b c *size"], patch: tuple[int, ...]) -> Float[Tensor, "b n c *patch"]:
+def to_patches(data: Num[Tensor, "b c *size"], patch: tuple[int, ...]) -> Num[Tensor, "b n c *patch"]:
     """Patches in raster order, the first axis slowest; each (channel, *patch), the order of a convolution's weight."""
     axes = range(len(patch))
     cut = " ".join(f"(g{i} p{i})" for i in axes)
@@ -30,7 +30,7 @@ def to_patches(data: Float[Tensor, "b c *size"], patch: tuple[int, ...]) -> Floa
     return rearrange(data, f"b c {cut} -> b ({grid}) c {inner}", **{f"p{i}": p for i, p in enumerate(patch)})
 
 
-def cut(name: str, data: Float[Tensor, "b c *size"], patch: tuple[int, ...], valid: Tensor | None = None) -> Tokens:
+def cut(name: str, data: Num[Tensor, "b c *size"], patch: tuple[int, ...], valid: Tensor | None = None) -> Tokens:
     """Data of any size that the patch divides, as tokens on their grid.
 
     Raises:
@@ -42,7 +42,7 @@ def cut(name: str, data: Float[Tensor, "b c *size"], patch: tuple[int, ...], val
     return Tokens(to_patches(data, patch), grid_coords(grid, data.device), valid, grid)
 
 
-def from_patches(values: Float[Tensor, "b n c *patch"], grid: tuple[int, ...] | None) -> Float[Tensor, "b c *size"]:
+def from_patches(values: Num[Tensor, "b n c *patch"], grid: tuple[int, ...] | None) -> Num[Tensor, "b c *size"]:
     """The inverse of `to_patches`."""
     if grid is None:
         raise OptionError("Patches can't be put together without their grid.")
@@ -63,6 +63,26 @@ def grid_coords(grid: tuple[int, ...], device: torch.device | None = None) -> Fl
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(1, prod(grid), len(grid))
 
 
+def patch_convolution(piece: tuple[int, ...], width: int, *, xavier: bool = False) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
+    """A convolution that steps from patch to patch, initialised as torch does it.
+
+    `xavier` draws the flattened matrix Xavier-uniform instead (MAE).
+    """
+    convolutions: dict[int, Callable[..., nn.Conv1d | nn.Conv2d | nn.Conv3d]]
+    convolutions = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+    convolution = convolutions[len(piece) - 1](piece[0], width, kernel_size=piece[1:], stride=piece[1:])
+    if xavier:
+        nn.init.xavier_uniform_(convolution.weight.flatten(1))
+    return convolution
+
+
+def embed_patches(
+    convolution: nn.Conv1d | nn.Conv2d | nn.Conv3d, patches: Float[Tensor, "b k c *patch"]
+) -> Float[Tensor, "b k d"]:
+    """What the convolution makes of patches that are cut already."""
+    return nn.functional.linear(patches.flatten(2), convolution.weight.flatten(1), convolution.bias)
+
+
 class PatchEmbed(nn.Module):
     """A linear map of patches, held as a convolution.
 
@@ -76,15 +96,9 @@ class PatchEmbed(nn.Module):
         self, piece: tuple[int, ...], width: int, *, xavier: bool = False, norm_eps: float | None = None
     ) -> None:
         super().__init__()
-        convolutions: dict[int, Callable[..., nn.Conv1d | nn.Conv2d | nn.Conv3d]]
-        convolutions = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-        self.proj = convolutions[len(piece) - 1](piece[0], width, kernel_size=piece[1:], stride=piece[1:])
-        if xavier:
-            nn.init.xavier_uniform_(self.proj.weight.flatten(1))
+        self.proj = patch_convolution(piece, width, xavier=xavier)
         self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(width, eps=norm_eps)
 
     def forward(self, values: Float[Tensor, "b k c *patch"]) -> Float[Tensor, "b k d"]:
-        embedded: Tensor = self.norm(
-            nn.functional.linear(values.flatten(2), self.proj.weight.flatten(1), self.proj.bias)
-        )
+        embedded: Tensor = self.norm(embed_patches(self.proj, values))
         return embedded

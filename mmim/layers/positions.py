@@ -13,13 +13,14 @@ from mmim.errors import OptionError
 from mmim.layers.patches import grid_coords
 from mmim.records import Tokens
 
-MapPositions = Literal["sincos", "sincos_row_first", "sincos_transposed", "learned", "none"]
+MapPositions = Literal["sincos", "sincos_row_first", "sincos_transposed", "flat", "learned", "none"]
 """Codes of a 2-D grid.
 
-sincos             half of the channels from the column, half from the row (MAE, CAV-MAE, I-JEPA)
-sincos_row_first   the halves exchanged (MultiMAE, 4M)
+sincos             half of the channels from the column, half from the row (MAE, I-JEPA)
+sincos_row_first   the halves exchanged (MultiMAE, 4M; CAV-MAE's spectrograms, which it lays out mel x time)
 sincos_transposed  the table of the transposed grid, read in this grid's order (Audio-MAE's released weights; fact: its
                    code builds the table for mel x time, while tokens come time x mel)
+flat               one sinusoid over the flattened grid (VideoMAE; OmniMAE also for pictures)
 learned            a table of parameters
 none               zeros
 """
@@ -97,11 +98,15 @@ def stretched(table: Float[Tensor, "*native d"], grid: tuple[int, ...]) -> Float
 class FlatSinusoid(GridCode):
     """One sinusoid over the flattened grid index, as VideoMAE has it (Tong et al. 2022; official code, not the paper).
 
-    At another number of frames (the slowest axis) the codes stay.
+    At another number of frames (the slowest axis) the codes stay, unless `extends` says otherwise.
     """
 
-    def __init__(self, width: int, native: tuple[int, ...] | None = None) -> None:
-        super().__init__(width, native, (True, *[False] * (len(native) - 1)) if native else ())
+    def __init__(
+        self, width: int, native: tuple[int, ...] | None = None, extends: tuple[bool, ...] | None = None
+    ) -> None:
+        if extends is None:
+            extends = (True, *[False] * (len(native) - 1)) if native else ()
+        super().__init__(width, native, extends)
         if width % 2:
             raise OptionError(f"A sinusoid needs an even width, not {width}.")
 
@@ -116,7 +121,7 @@ class SinCos(GridCode):
     """Half of the channels from one coordinate, half from the other. See `MapPositions` for the three orders."""
 
     def __init__(
-        self, width: int, native: tuple[int, int], extends: tuple[bool, bool], order: MapPositions = "sincos"
+        self, width: int, native: tuple[int, int], extends: tuple[bool, ...], order: MapPositions = "sincos"
     ) -> None:
         super().__init__(width, native, extends)
         if width % 4:
@@ -162,16 +167,18 @@ class NoPosition(nn.Module):
         return tokens.coords.new_zeros(1, tokens.count, self.width)
 
 
-def map_positions(
-    kind: MapPositions, width: int, native: tuple[int, int], extends: tuple[bool, bool] = (False, False)
-) -> nn.Module:
-    """The codes of a 2-D grid: images, spectrograms, depth.
+def map_positions(kind: MapPositions, width: int, native: tuple[int, ...], extends: tuple[bool, ...] = ()) -> nn.Module:
+    """The codes of a 2-D grid: images, spectrograms, depth. `flat`, `learned` and `none` know grids of any axes.
 
     Raises:
-        OptionError: 4 does not divide the width of a sine-cosine code.
+        OptionError: 4 does not divide the width of a sine-cosine code, or its grid is not 2-D.
     """
     if kind == "none":
         return NoPosition(width)
     if kind == "learned":
         return LearnedTable(width, native, extends)
-    return SinCos(width, native, extends, kind)
+    if kind == "flat":
+        return FlatSinusoid(width, native, extends)
+    if len(native) != 2:
+        raise OptionError(f"{kind} codes lie on a grid of two axes, not on {native}: use flat, learned or none.")
+    return SinCos(width, (native[0], native[1]), extends, kind)

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar, Literal
@@ -36,6 +36,10 @@ def groups_of(policy: MaskingPolicy, tokens: Tokens) -> Groups:
     return Groups(size, valid if isinstance(valid, Tensor) else tokens.valid[:, 0].long() * 0 + valid)
 
 
+Presence = Mapping[str, Bool[Tensor, " b"]]
+"""Who has a modality."""
+
+
 class Budget(Part):
     """How many tokens of each modality stay visible."""
 
@@ -48,11 +52,25 @@ class Budget(Part):
         tokens: Mapping[str, Tokens],
         draw: Draw,
         groups: Mapping[str, Groups] = MappingProxyType({}),
+        present: Presence = MappingProxyType({}),
     ) -> dict[str, Split]:
         """A split for each modality, all modalities at once, since some budgets are shared between them.
 
-        groups: which tokens share a rank; a modality without an entry has tokens that go one by one.
+        groups: which tokens share a rank; a modality without an entry has tokens that go one by one. present: who has
+        it, since who lacks it takes no part of a shared budget, also of modalities that nobody in this
+        batch has; empty: everybody has all.
         """
+
+    @property
+    def total(self) -> int | None:
+        """Tokens of a sample that are visible at most, over all modalities, where they share a number; None: no such.
+
+        The encoder's shared blocks run on so many places, however they are spread.
+        """
+        return None
+
+    def check(self, modalities: Collection[str]) -> None:
+        """Raise an OptionError if it can't cut these modalities."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +125,7 @@ class Ratio(Budget):
         tokens: Mapping[str, Tokens],
         draw: Draw,
         groups: Mapping[str, Groups] = MappingProxyType({}),
+        present: Presence = MappingProxyType({}),
     ) -> dict[str, Split]:
         return {name: self._split(rank, tokens[name], groups.get(name, Groups())) for name, rank in ranks.items()}
 
@@ -143,3 +162,20 @@ def split_padded(
     place = kept[:, None] + torch.arange(n - num_keep, device=ids.device)  # a shorter sample hides no more than a full
     hidden = place < valid.sum(dim=1, keepdim=True)
     return Split(ids[:, :num_keep], ids.gather(1, place.clamp(max=n - 1)), visible, hidden)
+
+
+def split_each(
+    rank: Float[Tensor, "b n"], kept: Int64[Tensor, " b"], room: int, valid: Bool[Tensor, "b n"] | None
+) -> Split:
+    """Keep the `kept` lowest valid tokens of each sample, in `room` slots; all other valid tokens are masked.
+
+    Any number of tokens may be kept, from none to the smaller of `room` and the sample's, so that there are as many
+    slots for masked tokens as there are tokens.
+    """
+    everybody = torch.ones_like(rank, dtype=torch.bool) if valid is None else valid
+    ids = torch.argsort(torch.where(everybody, rank, torch.inf), dim=1, stable=True)  # padding last
+    n = ids.shape[1]
+    slot = torch.arange(n, device=ids.device)
+    hidden = slot + kept[:, None] < everybody.sum(dim=1, keepdim=True)
+    masked = ids.gather(1, (slot + kept[:, None]).clamp(max=n - 1))
+    return Split(ids[:, :room], masked, slot[:room] < kept[:, None], hidden)

@@ -1,6 +1,6 @@
 """Dual masking: the decoder is asked for a part of the places alone."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmim.draw import Draw
 from mmim.errors import expect
-from mmim.masking.budget import Budget, Groups, Ratio, groups_of
+from mmim.masking.budget import Budget, Groups, Presence, Ratio, groups_of
 from mmim.masking.running_cell import RunningCellMasking
 from mmim.modality import MaskingPolicy
 from mmim.records import Split, Tokens
@@ -39,14 +39,22 @@ class DualMasking(Budget):
         hint = self.decoder.hint
         expect(hint is None, self.decoder, f"a policy without a hint, and it wants {hint!r}", "DualMasking.decoder")
 
+    @property
+    def total(self) -> int | None:
+        return self.encoder.total
+
+    def check(self, modalities: Collection[str]) -> None:
+        self.encoder.check(modalities)
+
     def cut(
         self,
         ranks: Mapping[str, Float[Tensor, "b n"]],
         tokens: Mapping[str, Tokens],
         draw: Draw,
         groups: Mapping[str, Groups] = MappingProxyType({}),
+        present: Presence = MappingProxyType({}),
     ) -> dict[str, Split]:
-        seen = self.encoder.cut(ranks, tokens, draw, groups)
+        seen = self.encoder.cut(ranks, tokens, draw, groups, present)
         asked = {
             name: self.decoder.rank(part, draw.named(f"decoder {place}"))
             for place, (name, part) in enumerate(tokens.items())

@@ -1,7 +1,7 @@
 """The contract of a term of the loss."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Num
@@ -20,11 +20,28 @@ class Asks(Protocol):
     def query(self, task: str) -> tuple[Query, Bool[Tensor, "b m"]]:
         """What the task predicts, and which of it counts (present and valid)."""
 
+    def predicts(self, task: str) -> bool:
+        """Whether somebody in the batch has what a task predicts, so that there are a prediction and a target."""
+
     def prediction(self, task: str) -> Float[Tensor, "b m p"]:
         """The decoder's prediction."""
 
-    def latents(self, modalities: tuple[str, ...] | None = None) -> Latents:
-        """The joint pass over some modalities, all by default."""
+    @property
+    def given(self) -> Collection[str]:
+        """The modalities that somebody in the batch has."""
+
+    @property
+    def present(self) -> Mapping[str, Bool[Tensor, " b"]]:
+        """Who has a modality, of all modalities of the recipe."""
+
+    def seen(self, name: str) -> Bool[Tensor, " b"]:
+        """Of whom the encoder sees a token of a modality: who has it, and did not have all of it hidden."""
+
+    def latents(self, modalities: tuple[str, ...] | None = None, *, own: bool = False, chained: bool = True) -> Latents:
+        """The joint pass over some modalities that somebody in the batch has, all of these by default.
+
+        own, chained: see `mmim.encoders.encoder.Pass`.
+        """
 
     def target(self, task: str) -> Num[Tensor, "b m *p"]:
         """What it should have been."""
@@ -43,13 +60,23 @@ class TermModule(nn.Module, ABC):
 
 
 class Term(Part):
-    """The configuration of a term."""
+    """The configuration of a term. With a weight of 0 it is left out, and decoders that no other term asks for too."""
 
     axis: ClassVar[str] = "term"
 
+    weight: float
+    """Factor of its losses."""
+
+    def tasks_of(self, tasks: Collection[str]) -> Collection[str]:
+        """Those of the method's tasks that it asks predictions for."""
+        return ()
+
+    def check(self, modalities: Collection[str]) -> None:
+        """Raise an OptionError if it names a modality that there is not, or needs more of them."""
+
     @abstractmethod
-    def build(self, targets: Mapping[str, tuple[Target, float]], width: int) -> TermModule:
-        """A module; `targets[task]` = (target, weight), `width` that of the latents.
+    def build(self, targets: Mapping[str, tuple[Target, float]], width: int, modalities: Collection[str]) -> TermModule:
+        """A module; `targets[task]` = (target, weight), `width` that of the latents, `modalities` all of the method's.
 
         Raises:
             OptionError: it asks for a task that there is not.

@@ -104,6 +104,8 @@ def train(job: Job, accelerator: Accelerator, tracker: Tracker) -> MaskedModel:
         counts, filled = global_counts(model, micros, accelerator)
         tracker.padded(filled)
         losses = backward(wrapped, micros, counts, accelerator)
+        if len(recipe.modalities) > 1:
+            forget_unused(model)
         norm = torch.zeros(())
         if any(bool(count) for count in counts.values()):
             norm = accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip_grad or math.inf)
@@ -174,6 +176,19 @@ def backward(
         for name, part in parts.items():
             shares[name] = shares[name] + part.detach()
     return shares
+
+
+def forget_unused(model: torch.nn.Module) -> None:
+    """Take the gradient from every parameter in which it is zero throughout: no sample of the whole batch used it.
+
+    A zero gradient would still let decay and momentum move it. Gradients are summed over processes already, so all see
+    the same zeros.
+    """
+    gradients = {parameter: parameter.grad for parameter in model.parameters() if parameter.grad is not None}
+    largest = torch.stack(torch._foreach_norm(list(gradients.values()), math.inf))
+    for parameter, zero in zip(gradients, (largest == 0).tolist(), strict=True):
+        if zero:
+            parameter.grad = None
 
 
 def resume(

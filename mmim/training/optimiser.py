@@ -46,6 +46,8 @@ class AdamW(Optimiser):
     """Decoupled decay (MAE, VideoMAE: 0.05)."""
     no_decay: tuple[str, ...] = ("*mask_token",)
     """Name patterns of parameters without decay, besides norms and biases (VideoMAE: the mask token; MAE: none)."""
+    decay_all: bool = False
+    """Decay norms and biases too (MultiMAE, whose code never reads its list of exemptions)."""
 
     def __post_init__(self) -> None:
         expect(0 <= self.base_lr < math.inf, self.base_lr, "at least 0 and finite", "optimiser.base_lr")
@@ -59,7 +61,8 @@ class AdamW(Optimiser):
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether weight decay applies."""
-        return parameter.ndim > 1 and not any(fnmatch(name, pattern) for pattern in self.no_decay)
+        may = self.decay_all or parameter.ndim > 1
+        return may and not any(fnmatch(name, pattern) for pattern in self.no_decay)
 
     def build(self, model: nn.Module, batch: int) -> torch.optim.Optimizer:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]

@@ -36,7 +36,9 @@ def reconstructions(
     """
     views = load(samples, model.method.modalities, in_order(len(samples), len(samples)), seed=None, workers=0)
     step, files = Step(model.to(device).eval(), batch := next(views).batch.to(device)), []
-    for name, task in model.method.tasks.items():
+    for name, task in model.tasks.items():
+        if task.modality not in step.given:
+            continue
         modality, side = model.method.modalities[task.modality], step.sides[task.modality]
         query, counted = step.query(name)
         predicted = task.target.pieces(step.prediction(name), query.tokens, query.ids, modality)

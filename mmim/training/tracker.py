@@ -54,7 +54,7 @@ class Tracker:
         self._wait += seconds
 
     def padded(self, filled: Mapping[str, Int64[Tensor, "2"]]) -> None:
-        """Valid tokens and places of the modalities that are padded."""
+        """Valid tokens and places of the modalities that are padded, and of the shared blocks; zeros elsewhere."""
         for name, numbers in filled.items():
             self._filled[name] = self._filled.get(name, 0) + numbers
 
@@ -84,7 +84,8 @@ class Tracker:
             self.console.print(f"step {step}/{self.steps}  {text}")
 
     def _shares(self) -> list[tuple[str, list[int]]]:
-        return [(name, numbers.tolist()) for name, numbers in self._filled.items()]
+        shares = [(name, numbers.tolist()) for name, numbers in self._filled.items()]
+        return [(name, numbers) for name, numbers in shares if numbers[1]]
 
     def stop(self) -> None:
         """Take the bar off the terminal."""

@@ -1,4 +1,4 @@
-"""Run by test_model: one compiled graph, over other samples, masks and epochs; prints what came out as JSON."""
+"""Run by tests: one compiled graph, over other samples, masks and epochs; prints what came out as JSON."""
 
 import json
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from scipy.stats import kstest
+from scipy.stats import kstest, loggamma
 
 from mmim.draw import Draw, mix, mix64, stable_hash, visit_key
 
@@ -128,9 +128,13 @@ def test_parts_of_a_hash_do_not_run_together():
 COMPILE = """
 import torch
 from mmim.draw import Draw
-draw = lambda keys: Draw(keys).named("video").uniform("tube", 196)
+draw = lambda keys: (
+    Draw(keys).named("video").uniform("tube", 196), Draw(keys).log_gamma("shares", torch.tensor([0.2, 1.0, 3.0]))
+)
 keys = torch.arange(4) * 0x1234567890ABC
-assert torch.equal(torch.compile(draw, fullgraph=True)(keys), draw(keys))
+compiled, eager = torch.compile(draw, fullgraph=True)(keys), draw(keys)
+assert torch.equal(compiled[0], eager[0])
+torch.testing.assert_close(compiled[1], eager[1])
 """
 
 
@@ -145,3 +149,52 @@ def test_plain_python_draws_the_same_numbers():
         draw = Draw(torch.tensor([key]))
         assert draw.floats("crop", 20) == draw.uniform("crop", 20)[0].tolist()
         assert draw.named("video").floats("crop", 5) == draw.named("video").uniform("crop", 5)[0].tolist()
+
+
+# Gamma numbers.
+
+ALPHAS = [0.01, 0.2, 0.5, 1.0, 1.5, 4.0, 30.0]
+
+
+@pytest.fixture(scope="module")
+def gammas() -> np.ndarray:
+    return Draw(visits(MANY)).log_gamma("shares", torch.tensor(ALPHAS)).double().numpy()
+
+
+@pytest.mark.parametrize(("place", "alpha"), list(enumerate(ALPHAS)))
+def test_gamma_numbers_pass_kolmogorov_smirnov(gammas, place, alpha):
+    # In logarithms, since at 0.01 most of the numbers themselves vanish.
+    assert kstest(gammas[:, place], loggamma(alpha).cdf).pvalue > 0.005
+
+
+@pytest.mark.parametrize(("place", "alpha"), list(enumerate(ALPHAS)))
+def test_gamma_numbers_have_the_moments_of_their_distribution(gammas, place, alpha):
+    mean, variance, _, excess = loggamma(alpha).stats(moments="mvsk")
+    assert gammas[:, place].mean() == pytest.approx(mean, abs=4 * (variance / MANY) ** 0.5)
+    assert gammas[:, place].var() == pytest.approx(variance, rel=4 * ((excess + 2) / MANY) ** 0.5)
+
+
+def test_gamma_numbers_of_one_sample_are_independent(gammas):
+    apart = np.corrcoef(gammas.T) - np.eye(len(ALPHAS))
+    assert np.abs(apart).max() < 4.5 / MANY**0.5
+
+
+def test_gamma_numbers_are_the_same_whatever_the_batch_around_them():
+    keys, alphas = visits(9), torch.tensor([0.2, 1.0, 3.0])
+    assert torch.equal(Draw(keys).log_gamma("a", alphas)[3:6], Draw(keys[3:6]).log_gamma("a", alphas))
+    assert torch.equal(Draw(keys).log_gamma("a", alphas), Draw(keys).log_gamma("a", alphas))
+
+
+def test_other_names_and_keys_draw_other_gamma_numbers():
+    draw, alphas = Draw(visits(64)), torch.tensor([1.0, 1.0])
+    found = torch.cat([draw.log_gamma("a", alphas), draw.log_gamma("b", alphas)], dim=1)
+    assert found.unique().numel() == found.numel()
+
+
+def test_an_alpha_of_0_gives_no_share():
+    found = Draw(visits(4)).log_gamma("a", torch.tensor([0.0, 1.0]))
+    assert torch.equal(found.softmax(dim=1), torch.tensor([[0.0, 1.0]] * 4))
+
+
+def test_gamma_numbers_are_finite_even_for_tiny_alphas():
+    assert Draw(visits(1000)).log_gamma("a", torch.tensor([1e-3, 1e3])).isfinite().all()

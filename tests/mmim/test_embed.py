@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from mmim.data.sources import Sample
-from mmim.embed import POOLING, Embeddings, embed, read, read_as, write_parquet
+from mmim.embed import POOLING, Embeddings, chosen, embed, having, read, read_as, read_parquet, write_parquet
 from mmim.errors import DataError, OptionError
 from mmim.masking.tube import TubeMasking
 from mmim.modality import Source
@@ -127,6 +128,89 @@ def test_features_come_only_where_asked_for(model, samples):
     features = embedded(model, samples, features=True).features
     for name, source in samples[0].sources.items():
         assert_array_equal(features[name][0], np.load(source.path).reshape(-1))
+
+
+def test_features_of_absent_samples_are_no_zeros(model, samples):
+    for batch in (1, 2, 5):  # of 1: batches in which nobody has the modality
+        found = embedded(model, samples, batch=batch, features=True)
+        for name, rows in found.features.items():
+            assert rows.shape == (5, 4 * ROWS[name])
+            assert_array_equal(np.isnan(rows).all(axis=1), ~found.present[name])
+            assert_array_equal(np.isnan(rows).any(axis=1), ~found.present[name])
+
+
+def test_a_modality_that_nobody_has_is_a_column_of_nothing(model, samples):
+    found = embedded(model, [samples[1], samples[4]], features=True)
+    assert not found.present["other"].any()
+    assert np.isnan(found.vectors["other"]).all()
+    assert np.isnan(found.features["other"]).all()
+    assert found.vectors["other"].shape == (2, 8)
+    assert found.features["other"].shape == (2, 16)
+    assert_allclose(found.vectors["joint"], found.vectors["toy"], atol=1e-6)
+
+
+def test_joint_is_the_pass_over_the_modalities_in_use(model, samples):
+    whole = embedded(model, samples)
+    for use in (["toy"], ["other"], ["other", "toy"]):
+        own = having(samples, use)
+        found = embed(model, own, read(own, model.method.modalities, batch=2), use=use)
+        assert list(found.vectors) == ["joint", *sorted(use, reverse=True)]
+        assert set(found.present) == set(use)
+        kept = [i for i, names in enumerate(HAS.values()) if set(names) & set(use)]
+        assert found.ids == [whole.ids[i] for i in kept]
+        joint = "joint" if len(use) == 2 else use[0]
+        assert_allclose(found.vectors["joint"], whole.vectors[joint][kept], atol=1e-6)
+
+
+def test_a_modality_that_is_not_in_use_is_not_read(model, samples):
+    samples[0].sources["other"].path.write_text("no numbers")
+    own = having(samples, ["toy"])
+    assert embed(model, own, read(own, model.method.modalities), use=["toy"]).unreadable == []
+    assert len(embedded(model, samples).unreadable) == 1
+
+
+def test_unknown_modalities_are_refused(samples):
+    assert chosen(TWO.modalities, ()) == ("toy", "other")
+    with pytest.raises(OptionError, match=r"--use sound: the model knows toy, other"):
+        chosen(TWO.modalities, ["sound"])
+    with pytest.raises(OptionError, match=r"--use names toy twice"):
+        chosen(TWO.modalities, ["toy", "toy"])
+    with pytest.raises(DataError, match=r"None of the 2 samples has other; they have toy"):
+        having([samples[1], samples[4]], ["other"])
+
+
+def test_a_parquet_file_reads_as_it_was_written(model, samples, tmp_path):
+    found = embedded(model, samples)
+    write_parquet(found, tmp_path / "clips.parquet", "f00d")
+    ids, vectors = read_parquet(tmp_path / "clips.parquet")
+    assert ids == found.ids
+    assert list(vectors) == list(found.vectors)
+    for name, rows in vectors.items():
+        assert_array_equal(rows, found.vectors[name])
+
+
+def test_vectors_that_are_not_finite_do_not_pass_for_absent_ones(model, samples, tmp_path):
+    found = embedded(model, samples)
+    found.vectors["toy"][3] = np.nan
+    write_parquet(found, tmp_path / "clips.parquet", "f00d")
+    with pytest.raises(DataError, match=r"The vectors 'toy' hold NaN or infinity in 1 of 4 rows, the first is row 3"):
+        read_parquet(tmp_path / "clips.parquet")
+
+
+def test_what_is_no_file_of_embeddings_is_refused(model, samples, tmp_path):
+    (tmp_path / "text.parquet").write_text("no table")
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "other.parquet")
+    found = embedded(model, samples)
+    nothing = replace(
+        found,
+        ids=[],
+        present={name: flags[:0] for name, flags in found.present.items()},
+        vectors={name: rows[:0] for name, rows in found.vectors.items()},
+    )
+    write_parquet(nothing, tmp_path / "empty.parquet", "f00d")
+    for name, message in (("text", "is not a file of"), ("other", "is not a file of"), ("empty", "holds no rows")):
+        with pytest.raises(DataError, match=message):
+            read_parquet(tmp_path / f"{name}.parquet")
 
 
 def test_a_parquet_row_is_null_where_a_modality_is_absent(model, samples, tmp_path):

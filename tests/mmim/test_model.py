@@ -19,10 +19,12 @@ from mmim.decoders.linear import LinearDecoder
 from mmim.encoders.swin import SwinEncoder
 from mmim.errors import OptionError
 from mmim.masking.budget import Ratio
+from mmim.masking.tube import TubeMasking
 from mmim.model import MaskedModel, Step
 from mmim.options import apply
-from mmim.records import gather_tokens
+from mmim.records import Batch, gather_tokens
 from mmim.targets.pixels import Pixels
+from tests.toy import TOY, Toy
 from tests.videomae import batch_of, float64, random_clips, redraw, toy
 from tests.words import WORDS, Words
 
@@ -329,3 +331,24 @@ def test_raw_content_is_corrupted_by_draws_of_its_own(tmp_path):
     assert not torch.equal(latents[0], others.latents().values)  # the same places hidden, other ids in them
     whole = model.latents(batch).values
     assert torch.equal(whole, model.latents(replace(batch, keys=batch.keys + 1)).values)  # nothing hidden, no draws
+
+
+def test_a_shared_decoder_does_not_look_at_places_of_what_a_sample_lacks():
+    two = ("a", "b")
+    recipe = replace(
+        TOY,
+        modalities={name: Toy() for name in two},
+        masking={name: TubeMasking() for name in two},
+        tasks={name: replace(TOY.tasks["toy"], modality=name, decoder="shared") for name in two},
+        decoders={"shared": TOY.decoders["toy"]},
+    )
+    model = MaskedModel(recipe)
+    redraw(model)
+    data = {name: torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0)) for name in two}
+    keys = torch.arange(2)
+    present = {"a": torch.tensor([True, True]), "b": torch.tensor([True, False])}
+    both = Batch({"main": data}, present, keys, keys, keys[0])
+    lone = {"a": torch.tensor([True]), "b": torch.tensor([False])}
+    alone = Batch({"main": {"a": data["a"][1:]}}, lone, keys[1:], keys[1:], keys[0])
+    with torch.no_grad():
+        assert_close(Step(model, both).prediction("a")[1:], Step(model, alone).prediction("a"))

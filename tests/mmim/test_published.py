@@ -1,11 +1,8 @@
-"""Published systems that have no recipe yet, put together from our parts: BEiT, OmniMAE, I-JEPA."""
-
-from dataclasses import replace
+"""Published systems that have no recipe yet, put together from our parts: BEiT, I-JEPA."""
 
 import pytest
 import torch
 from torch.nn import functional as F
-from torch.testing import assert_close
 
 from mmim.corruption.mask_token import MaskToken
 from mmim.decoders.decoder import Query
@@ -13,13 +10,8 @@ from mmim.decoders.linear import LinearDecoder
 from mmim.decoders.self_attention import SelfAttentionDecoder
 from mmim.encoders.encoder import Trunk
 from mmim.encoders.joint import JointEncoder
-from mmim.masking.random import RandomMasking
-from mmim.model import MaskedModel
-from mmim.options import apply
 from mmim.records import Split
-from mmim.targets.pixels import Pixels
-from recipes.videomae import VIDEOMAE
-from tests.parity import F64, NormalisedImage, NormalisedVideo, beyond, load, run, shift, split_of, tanh_gelu, worst
+from tests.parity import F64, NormalisedImage, beyond, load, shift, split_of, tanh_gelu, worst
 from tests.toy import branch
 from tests.videomae import float64
 
@@ -111,78 +103,6 @@ def test_parity_with_beit_notices_a_fault(mutation):
     trunk, head, reference = beit()
     mutation(trunk)
     assert beyond(beit_errors(trunk, head, reference), F64)
-
-
-def omnimae(frames):
-    """One set of weights, for clips of so many frames; a picture is a clip of two."""
-    reference = load("omnimae")
-    config, state = reference.config, reference.part("state/")
-    video = NormalisedVideo(frames=frames, size=config["img_size"], patch=8, tubelet=2, stride=1)
-    recipe = replace(VIDEOMAE, modalities={"video": video}, masking={"video": RandomMasking()})
-    width, heads = config["decoder"]["embed_dim"], config["decoder"]["num_heads"]
-    decoder = SelfAttentionDecoder(
-        width=width, depth=config["decoder"]["depth"], heads=heads, bias="none", project="last"
-    )
-    recipe = apply(
-        recipe,
-        {
-            "encoder": JointEncoder(width=config["embed_dim"], depth=config["depth"], heads=config["num_heads"]),
-            "decoders.video": decoder,
-            "tasks.video.target": Pixels(normalise="channel", eps_inside=True, units="raw"),
-        },
-    )
-    table = {
-        "trunk.patch_embed.proj.1.": "trunk.embedders.video.proj.",
-        "trunk.blocks.": "trunk.encoder.blocks.",
-        "trunk.norm.": "trunk.encoder.norm.",
-        "trunk.mask_token": "decoders.video.mask_token",
-        "trunk.decoder.decoder_embed.": "decoders.video.embed.",
-        "trunk.decoder.decoder_blocks.": "decoders.video.blocks.",
-        "trunk.decoder.norm.": "decoders.video.norm.",
-        "trunk.pos_embed": None,
-        "trunk.decoder.pos_embed": None,
-        "head.": "decoders.video.heads.video.",
-    }
-    weights = renamed(state, table)
-    weights["decoders.video.mask_token"] = weights["decoders.video.mask_token"][None]
-    model = MaskedModel(recipe)
-    model.load_state_dict(weights, strict=True)
-    return model.double().eval(), reference
-
-
-def omnimae_errors(kind, model, reference):
-    with float64(), torch.no_grad():
-        data, hidden = reference.tensors[f"input/{kind}"].double(), reference.tensors[f"mask/{kind}"].flatten(1)
-        data = data[:, :, None].expand(-1, -1, 2, -1, -1) if kind == "image" else data
-        split = split_of(hidden)
-        step, loss = run(model, "video", data, split)
-        expected = {f"{name}": reference.tensors[f"out/{name}_{kind}"] for name in ("latent", "pred", "target", "loss")}
-        rows = torch.arange(len(hidden))[:, None]
-        expected |= {name: expected[name][rows, split.ids_masked] for name in ("pred", "target")}
-        found = {"latent": step.latents().values, "pred": step.prediction("video"), "target": step.target("video")}
-        return worst({**found, "loss": loss}, expected)
-
-
-@pytest.mark.parametrize(("kind", "frames"), [("clip", 8), ("image", 2), ("image", 8)])
-def test_omnimae_gives_the_official_numbers_for_pictures_and_clips(kind, frames):
-    assert beyond(omnimae_errors(kind, *omnimae(frames)), F64) == {}
-
-
-def test_omnimaes_tables_are_ours():
-    model, reference = omnimae(8)
-    video = model.method.modalities["video"]
-    with float64():
-        tokens = video.tokenize(reference.tensors["input/clip"].double())
-        for position, name in ((model.trunk.positions, "trunk"), (model.decoders["video"].positions, "trunk.decoder")):
-            table = reference.tensors[f"state/{name}.pos_embed"].double()
-            assert_close(position["video"](tokens), table, rtol=0, atol=1e-6)
-
-
-def test_parity_with_omnimae_notices_shifted_positions_in_the_decoder():
-    model, reference = omnimae(8)
-    decoder = model.decoders["video"]
-    decoder.positions["video"].register_forward_hook(lambda module, inputs, codes: codes.roll(1, dims=1))
-    assert "pred" in beyond(omnimae_errors("clip", model, reference), F64)
 
 
 def ijepa():

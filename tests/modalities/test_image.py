@@ -15,9 +15,13 @@ from mmim.data.crops import centre_window
 from mmim.data.world import scenes
 from mmim.draw import Draw
 from mmim.errors import OptionError, ReadError
+from mmim.layers.patches import cut
 from mmim.modality import Source
 from mmim.parts import lookup
+from mmim.records import gather_tokens
+from mmim.targets.pixels import Pixels
 from modalities.image import Image
+from modalities.video import Video
 from tests.images import encoded, picture, turned
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -192,13 +196,71 @@ def test_swin_has_a_norm_after_the_embedding():
     assert_close(embedded.mean(dim=-1), torch.zeros(2, 24), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("positions", ["sincos", "sincos_row_first", "learned", "none"])
+@pytest.mark.parametrize("positions", ["sincos", "sincos_row_first", "flat", "learned", "none"])
 @pytest.mark.parametrize("size", [(32, 48), (64, 32)])
 def test_every_place_has_a_code_at_any_size(positions, size):
     tokens = SMALL.tokenize(torch.zeros(1, 3, *size, dtype=torch.uint8))
     codes = replace(SMALL, positions=positions).position(16)(tokens)
     assert codes.shape == (1, tokens.count, 16)
     assert len(codes[0].unique(dim=0)) == (1 if positions == "none" else tokens.count)
+
+
+# As a clip
+
+
+FRAMED = replace(SMALL, frames=2, positions="flat")
+
+
+def test_a_repeated_picture_is_one_tubelet_deep():
+    raw = batch(FRAMED)
+    tokens, flat = FRAMED.tokenize(raw), SMALL.tokenize(raw)
+    assert tokens.grid == FRAMED.grid() == (1, 4, 6)
+    assert tokens.values.shape == (2, 24, *FRAMED.piece) == (2, 24, 3, 2, 8, 8)
+    assert torch.equal(tokens.coords, torch.cat([torch.zeros(1, 24, 1), flat.coords], dim=2))
+    for frame in range(2):
+        assert torch.equal(tokens.values[:, :, :, frame], flat.values)
+
+
+def test_a_repeated_picture_s_codes_are_those_of_a_clip_s_first_frame():
+    image, video = Image(size=(32, 32), patch=8, frames=2, positions="flat"), Video(frames=8, size=32, patch=8)
+    codes = image.position(24)(image.tokenize(batch(image)))
+    clip = video.position(24)(video.tokenize(video.blank()[None]))
+    assert torch.equal(codes, clip[:, :16])
+    larger = image.position(24)(image.tokenize(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)))
+    clip = video.position(24)(video.tokenize(torch.zeros(1, 3, 8, 64, 64, dtype=torch.uint8)))
+    assert_close(larger, clip[:, :64])
+
+
+def test_the_target_of_a_repeated_picture_is_that_of_the_official_code(targets, float64):
+    image = Image(size=(48, 48), patch=8, frames=2, positions="flat")
+    tokens = image.tokenize(targets["input/image"])
+    target = Pixels(normalise="channel", units="raw")
+    values = target.values(tokens, torch.arange(tokens.count).expand(2, -1), image)
+    assert_close(values, targets["out/omnimae_image"].double(), rtol=2e-6, atol=2e-6)
+
+
+def test_what_the_official_encoder_gets_of_a_picture_comes_out_of_ours(float64):
+    with safe_open(REFERENCE / "omnimae.safetensors", "pt") as file:
+        found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+    image = Image(size=(32, 32), patch=8, frames=2, positions="flat")
+    embedder = image.embedder(48)
+    weights = {name.rsplit(".", 1)[-1]: value for name, value in found.items() if "patch_embed.proj" in name}
+    embedder.load_state_dict({f"proj.{name}": value.double() for name, value in weights.items()})
+    normalised = found["input/image"].double()  # no bytes
+    tokens = cut("Image", normalised[:, :, None].expand(-1, -1, 2, -1, -1), image.piece[1:])
+    embedded = embedder(tokens.values) + image.position(48)(tokens)
+    for sample, seen in enumerate(found["trace/encoder_image.in"].double()):
+        visible = (~found["mask/image"][sample].flatten()).nonzero().T
+        assert_close(gather_tokens(embedded[sample : sample + 1], visible)[0], seen, rtol=2e-6, atol=2e-6)
+
+
+def test_a_repeated_picture_is_rendered_as_one():
+    raw = batch(FRAMED)
+    tokens = FRAMED.tokenize(raw)
+    again = FRAMED.untokenize(FRAMED.raw(tokens.values), tokens)
+    assert again.shape == (2, 3, 2, 32, 48)
+    for shown, pixels in zip(FRAMED.render(again), raw, strict=True):
+        np.testing.assert_array_equal(shown, pixels.permute(1, 2, 0).numpy())
 
 
 # Pictures, features, the sample world
@@ -253,6 +315,8 @@ def test_a_scene_becomes_a_file_that_can_be_read_again(tmp_path):
         ({"std": (0.2, float("inf"), 0.2)}, "Image.std is .* finite"),
         ({"std": (0.2, float("nan"), 0.2)}, "Image.std is .* finite"),
         ({"mean": (float("nan"), 0.0, 0.0)}, "Image.mean is .* finite"),
+        ({"frames": 0}, "Image.frames is 0; it must be at least 1"),
+        ({"frames": 2}, "Image.positions is 'sincos'; it must be one of flat, learned, none where frames is above 1"),
     ],
 )
 def test_options_that_can_not_be_are_refused_with_the_reason(options, message):

@@ -6,14 +6,30 @@ import pytest
 
 from mmim import run
 from mmim.options import apply, parse
-from recipes import audiomae, bert, mae, maskfeat, maskfeat_video, pointmae, simmim, videomae, videomae_v2
+from recipes import (
+    audiomae,
+    bert,
+    cavmae,
+    mae,
+    maskfeat,
+    maskfeat_video,
+    multimae,
+    omnimae,
+    pointmae,
+    simmim,
+    videomae,
+    videomae_v2,
+)
 
 RECIPES = {
     "audiomae": (audiomae.AUDIOMAE, audiomae.SIZES, audiomae.DEMO),
     "bert": (bert.BERT, bert.SIZES, bert.DEMO),
+    "cavmae": (cavmae.CAVMAE, cavmae.SIZES, cavmae.DEMO),
     "mae": (mae.MAE, mae.SIZES, mae.DEMO),
     "maskfeat": (maskfeat.MASKFEAT, maskfeat.SIZES, maskfeat.DEMO),
     "maskfeat-video": (maskfeat_video.MASKFEAT_VIDEO, maskfeat_video.SIZES, maskfeat_video.DEMO),
+    "multimae": (multimae.MULTIMAE, multimae.SIZES, multimae.DEMO),
+    "omnimae": (omnimae.OMNIMAE, omnimae.SIZES, omnimae.DEMO),
     "pointmae": (pointmae.POINTMAE, pointmae.SIZES, pointmae.DEMO),
     "simmim": (simmim.SIMMIM, simmim.SIZES, simmim.DEMO),
     "videomae": (videomae.VIDEOMAE, videomae.SIZES, videomae.DEMO),

@@ -79,7 +79,7 @@ def still(scene: Scene, rng: np.random.Generator, *, size: int = 96) -> UInt8[np
 def _expose(
     scene: Scene, rng: np.random.Generator, times: Float64[np.ndarray, " t"], size: int
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    take = _direct(scene, rng, times)
+    take = direct(scene, rng, times)
     canvas = _backdrop(rng, size)
     corners, cover, paint = _object(scene, take, size)
     film = np.empty((len(times), size, size, 3), np.uint8)
@@ -92,8 +92,8 @@ def _expose(
     return film
 
 
-def _direct(scene: Scene, rng: np.random.Generator, times: Float64[np.ndarray, " t"]) -> Take:
-    """Draw what the scene leaves open."""
+def direct(scene: Scene, rng: np.random.Generator, times: Float64[np.ndarray, " t"]) -> Take:
+    """Draw what the scene leaves open at these moments of a clip."""
     drift = rng.uniform(-0.05, 0.05, 2) * (times[:, None] - 0.5)
     tremble = rng.uniform(0.001, 0.005) * _sway(rng, times, 2)
     camera = drift + tremble
@@ -165,10 +165,27 @@ def _view(
     return view
 
 
-def _object(
-    scene: Scene, take: Take, size: int
-) -> tuple[Int64[np.ndarray, "t 2"], Float32[np.ndarray, "t s s 1"], Float32[np.ndarray, "t s s 3"]]:
-    """The object in a box that holds it: the box's corner (x, y) in pixels, the object's cover and its colour there."""
+@dataclass(frozen=True)
+class Outline:
+    """The object in a box that holds it, at t moments, in pixels.
+
+    corners   of the box (x, y)
+    x, y      of each pixel of the box, in the object's own frame and in its radii
+    distance  of each to the outline, in radii, negative inside
+    normal    of the surface that is seen there, (x, y, z)
+    radius    of the object
+    """
+
+    corners: Int64[np.ndarray, "t 2"]
+    x: Float32[np.ndarray, "t s s"]
+    y: Float32[np.ndarray, "t s s"]
+    distance: Float32[np.ndarray, "t s s"]
+    normal: tuple[Float32[np.ndarray, "t s s"], Float32[np.ndarray, "t s s"], Float32[np.ndarray, "t s s"]]
+    radius: float
+
+
+def outline(scene: Scene, take: Take, size: int) -> Outline:
+    """Where the object is in frames of `size` pixels."""
     radius = take.radius * size
     box = min(size, int(2 * 1.35 * radius) + 4)
     centres = take.centres * size
@@ -179,14 +196,21 @@ def _object(
     up = -((corners[:, 1:] + pixels - centres[:, 1:]) / radius).astype(np.float32)[:, :, None]
     cos, sin = (f(take.angles).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
     x, y = cos * right + sin * up, cos * up - sin * right
+    return Outline(corners, x, y, *SHAPES[scene.shape](x, y), radius)
 
-    distance, (nx, ny, nz) = SHAPES[scene.shape](x, y)
+
+def _object(
+    scene: Scene, take: Take, size: int
+) -> tuple[Int64[np.ndarray, "t 2"], Float32[np.ndarray, "t s s 1"], Float32[np.ndarray, "t s s 3"]]:
+    """The corner of the object's box, the object's cover and its colour there."""
+    there = outline(scene, take, size)
+    nx, ny, nz = there.normal
     lx, ly, lz = take.light.astype(np.float32)
     shade = 0.42 + 0.68 * np.maximum(lx * nx + ly * ny + lz * nz, 0.0)
     first, second = take.colour.astype(np.float32), second_tone(scene, take.colour).astype(np.float32)
-    paint = (first + TEXTURES[scene.texture](x, y)[..., None] * (second - first)) * shade[..., None]
-    cover = smoothstep(0.5 - distance * (radius / 1.6))  # the edge is 1.6 pixels wide
-    return corners, cover[..., None], paint
+    paint = (first + TEXTURES[scene.texture](there.x, there.y)[..., None] * (second - first)) * shade[..., None]
+    cover = smoothstep(0.5 - there.distance * (there.radius / 1.6))  # the edge is 1.6 pixels wide
+    return there.corners, cover[..., None], paint
 
 
 def second_tone(scene: Scene, colour: Float64[np.ndarray, " 3"]) -> Float64[np.ndarray, " 3"]:

@@ -139,3 +139,22 @@ def test_a_crop_is_within_rounding_that_of_torchvision_on_a_pillow_image(window,
     wanted = v2.functional.resized_crop(Image.fromarray(pixels), *window, list(size), FILTERS[interpolation])
     (crop,) = resized_crop(torch.from_numpy(pixels)[None], window, size, interpolation)
     assert (crop.int() - torch.from_numpy(np.array(wanted)).int()).abs().max() <= TOLERANCE[interpolation]
+
+
+@pytest.mark.parametrize("shape", [(40, 64), (13, 7), (90, 33)])
+def test_nearest_takes_what_pillow_takes_and_nothing_between(shape):
+    ids = torch.randint(0, 256, (1, *shape, 1), dtype=torch.uint8)
+    window = Window(2, 1, shape[0] - 4, shape[1] - 3)
+    ours = resized_crop(ids, window, (16, 20), "nearest")[0, ..., 0]
+    cropped = Image.fromarray(ids[0, 2 : shape[0] - 2, 1 : shape[1] - 2, 0].numpy())
+    theirs = np.asarray(cropped.resize((20, 16), Image.Resampling.NEAREST))
+    np.testing.assert_array_equal(ours.numpy(), theirs)
+
+
+@pytest.mark.parametrize("kind", ["bilinear", "bicubic"])
+def test_floats_are_resized_without_rounding(kind):
+    numbers = torch.rand(1, 40, 64, 1)
+    ours = resized_crop(numbers, Window(0, 0, 40, 64), (16, 20), kind)[0, ..., 0]
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    theirs = Image.fromarray(numbers[0, ..., 0].numpy()).resize((20, 16), filters[kind])
+    torch.testing.assert_close(ours, torch.from_numpy(np.array(theirs)), rtol=0, atol=1e-5)

@@ -202,7 +202,7 @@ def decoder_of(config, tasks=None):
 
 def test_a_tied_head_has_the_embedder_s_vectors_and_a_bias_of_its_own():
     module, embedder, latents = decoder_of(LinearDecoder(tied=True)), torch.nn.Embedding(3, 8), scene(24)
-    module.tie(torch.nn.ModuleDict({"a": embedder}))
+    module.tie({"a": embedder})
     assert [name for name, _ in module.named_parameters()] == ["heads.raw.bias"]
     found = module(latents, *ask([[5], [7]]))["raw"]
     row = latents.values[0, latents.at[0].tolist().index(5)]
@@ -214,7 +214,7 @@ def test_a_tied_head_has_the_embedder_s_vectors_and_a_bias_of_its_own():
 @pytest.mark.parametrize("embedder", [torch.nn.Linear(3, 8), torch.nn.Embedding(4, 8)])
 def test_what_has_no_vector_for_each_value_cannot_be_tied(embedder):
     with pytest.raises(OptionError, match=r"a vector of the embedder for each of its 3 values, and 'a' has"):
-        decoder_of(LinearDecoder(tied=True)).tie(torch.nn.ModuleDict({"a": embedder}))
+        decoder_of(LinearDecoder(tied=True)).tie({"a": embedder})
 
 
 def test_tied_weights_need_a_latent_for_every_token():

@@ -7,7 +7,7 @@ from rich.console import Console
 from mmim.errors import DataError
 from mmim.evaluation.intervals import accuracy_interval, difference_interval
 from mmim.evaluation.knn import knn_correct
-from mmim.evaluation.report import as_dict, compare, table
+from mmim.evaluation.report import as_dict, compare, compare_present, table
 
 RNG = np.random.default_rng(0)
 SHAPE, COLOUR = RNG.integers(4, size=240), RNG.integers(3, size=240)
@@ -105,6 +105,53 @@ def test_the_dictionary_is_json(rows):
     }
     assert read["rows"][0]["difference"] is None
     assert read["rows"][1]["difference"]["low"] == rows[1].difference.low
+
+
+def present(rows: np.ndarray, there: np.ndarray) -> np.ndarray:
+    return np.where(there[:, None], rows, np.nan)
+
+
+def test_where_nothing_is_absent_there_is_one_table(rows):
+    tables, reasons = compare_present(FEATURES, LABELS, TEST)
+    assert tables == [rows]
+    assert reasons == {}
+
+
+def test_absent_samples_count_in_no_row_of_a_table():
+    half = np.arange(240) < 120
+    features = {"joint": FEATURES["trained"], "a": FEATURES["untrained"], "b": present(FEATURES["trained"], half)}
+    whole, part = compare_present(features, LABELS, TEST)[0]
+    assert whole == compare({"joint": features["joint"], "a": features["a"]}, LABELS, TEST)
+    cut = {name: features[name][half] for name in ("joint", "b")}
+    assert part == compare(cut, {name: values[:120] for name, values in LABELS.items()}, TEST[:120])
+
+
+def test_sets_with_the_same_rows_share_a_table():
+    half = np.arange(240) % 4 < 2
+    features = {"joint": FEATURES["trained"]} | {
+        name: present(FEATURES["untrained"], there) for name, there in (("a", half), ("b", ~half), ("c", half))
+    }
+    tables, _ = compare_present(features, LABELS, TEST)
+    assert [list(dict.fromkeys(row.features for row in rows)) for rows in tables] == [
+        ["joint"],
+        ["joint", "a", "c"],
+        ["joint", "b"],
+    ]
+
+
+def test_a_set_with_too_few_samples_is_told_and_the_others_stay():
+    features = {"joint": FEATURES["trained"], "rare": present(FEATURES["untrained"], np.arange(240) < 3)}
+    tables, reasons = compare_present(features, LABELS, TEST)
+    assert len(tables) == 1
+    assert list(reasons) == ["rare"]
+    assert "classes with fewer than 2 rows" in reasons["rare"]
+
+
+def test_vectors_that_are_not_finite_are_no_absent_ones():
+    broken = FEATURES["trained"].copy()
+    broken[3, 2] = np.nan
+    with pytest.raises(DataError, match="hold NaN or infinity"):
+        compare_present({"joint": broken}, LABELS, TEST)
 
 
 @pytest.mark.parametrize(

@@ -146,3 +146,22 @@ def test_a_learned_table_of_a_sequence_has_its_beginning_in_the_precision_of_its
     assert torch.equal(position(ids), position.table[:, :4])
     assert FlatSinusoid(8)(ids).dtype == torch.float32
     assert FlatSinusoid(8)(replace(ids, values=torch.zeros(2, 4).double())).dtype == torch.float64
+
+
+def test_flat_codes_of_a_map_are_stretched_along_both_axes_and_those_of_clips_go_on():
+    flat, clip = map_positions("flat", 8, (4, 4)), FlatSinusoid(8, (4, 4))
+    assert torch.equal(flat(tokens(grid=(4, 4))), clip(tokens(grid=(4, 4))))
+    assert not torch.equal(flat(tokens(grid=(8, 4))), clip(tokens(grid=(8, 4))))
+    assert torch.equal(clip(tokens(grid=(8, 4)))[:, :16], clip(tokens(grid=(4, 4))))
+
+
+@pytest.mark.parametrize("kind", ["flat", "learned", "none"])
+def test_some_codes_know_grids_of_three_axes(kind):
+    assert map_positions(kind, 8, (1, 4, 4))(tokens(grid=(1, 4, 4))).shape == (1, 16, 8)
+
+
+def test_sine_cosine_codes_of_three_axes_are_refused():
+    with pytest.raises(
+        OptionError, match=r"sincos codes lie on a grid of two axes, not on \(1, 4, 4\): use flat, learned"
+    ):
+        map_positions("sincos", 8, (1, 4, 4))

@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -5,9 +7,18 @@ from torch.testing import assert_close
 from mmim.errors import OptionError
 from mmim.parts import lookup
 from mmim.records import Tokens
-from mmim.targets.ids import Ids
+from mmim.targets.ids import NO_ID, Ids
 from tests.ids import Letters
 from tests.toy import Toy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boards(Letters):
+    """Tokens of 2 x 3 letters."""
+
+    @property
+    def piece(self):
+        return (2, 3)
 
 
 def test_ids_is_found_by_its_name():
@@ -55,3 +66,36 @@ def test_a_picture_shows_the_likeliest_ids():
     tokens, places = Tokens(torch.zeros(1, 2).long(), torch.zeros(1, 2, 1)), torch.zeros(1, 2).long()
     assert Ids().pieces(pred, tokens, places, Letters()).tolist() == [[4, 18]]
     assert not Ids().flatters
+
+
+# Tokens of several ids
+
+
+def test_every_id_competes_at_every_place_of_a_token():
+    assert Ids().size(Boards(words=10, sentinels=8)) == 19 * 6
+
+
+def test_the_loss_of_several_ids_is_the_mean_of_each_with_the_id_slowest():
+    pred, target = torch.randn(2, 4, 19, 2, 3, dtype=torch.float64), torch.randint(0, 19, (2, 4, 2, 3))
+    share = pred.softmax(dim=2).gather(2, target[:, :, None])[:, :, 0]
+    assert_close(Ids().loss(pred.flatten(2), target), -share.log().mean(dim=(2, 3)))
+
+
+def test_where_there_is_no_id_nothing_is_predicted():
+    pred, target = torch.randn(1, 2, 19, 2, 3), torch.randint(0, 19, (1, 2, 2, 3))
+    target[0, 0, 1], target[0, 1] = NO_ID, NO_ID
+    loss = Ids().loss(pred.flatten(2), target)
+    half = Ids().loss(pred[:, :1, :, 0].flatten(2), target[:, :1, 0])
+    assert_close(loss, torch.cat([half, torch.zeros(1, 1)], dim=1))
+
+
+def test_an_id_beyond_the_vocabulary_is_an_error():
+    with pytest.raises((IndexError, RuntimeError)):
+        Ids().loss(torch.zeros(1, 1, 19), torch.tensor([[19]]))
+
+
+def test_a_picture_shows_the_likeliest_id_of_every_place():
+    wanted = torch.randint(0, 19, (2, 4, 2, 3))
+    pred = torch.nn.functional.one_hot(wanted, 19).movedim(-1, 2).float().flatten(2)
+    tokens, places = Tokens(wanted, torch.zeros(1, 4, 1)), torch.zeros(2, 4).long()
+    assert torch.equal(Ids().pieces(pred, tokens, places, Boards(words=10, sentinels=8)), wanted)

@@ -41,6 +41,13 @@ def test_a_recipe_may_decay_the_mask_token(model):
     assert "decoders.toy.mask_token" in groups(model, AdamW(weight_decay=0.05, no_decay=()))[0.05]
 
 
+def test_a_recipe_may_decay_everything(model):
+    found = groups(model, AdamW(weight_decay=0.05, no_decay=(), decay_all=True))
+    assert found == {0.05: {name for name, _ in model.named_parameters()}}
+    named = groups(model, AdamW(weight_decay=0.05, no_decay=("*.norm.bias",), decay_all=True))
+    assert named[0.0] == {"trunk.encoder.norm.bias", "decoders.toy.norm.bias"}
+
+
 def test_frozen_parameters_are_left_out(model):
     model.decoders["toy"].mask_token.requires_grad_(False)
     assert "decoders.toy.mask_token" not in set().union(*groups(model, AdamW()).values())
