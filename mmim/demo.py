@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from mmim.data.sources import Sample, find_samples
 from mmim.data.world.build import SPLITS, ensure_world
 from mmim.data.world.scene import FACTORS, train_and_heldout
 from mmim.embed import embed, read
+from mmim.evaluation import retrieval_report
 from mmim.evaluation.report import Row, as_dict, compare, table
 from mmim.evaluation.tables import read_table
 from mmim.modality import Modality
@@ -29,21 +31,31 @@ def world(modalities: dict[str, Modality]) -> Path:
 def judge(
     trained: MaskedModel, untrained: MaskedModel, folder: Path, report: Path, console: Console, device: torch.device
 ) -> None:
-    """Print and write kNN and linear-probe accuracy for every label on the held-out scenes."""
+    """Print and write kNN and linear-probe accuracy for every label on the held-out scenes.
+
+    With several modalities also how well each finds the others of the same scene; a scene with the same factors in all
+    is as right.
+    """
     parts = {split: find_samples(folder / split, trained.method.modalities) for split in SPLITS}
     samples = [sample for split in SPLITS for sample in parts[split]]
     batches = list(read(samples, trained.method.modalities, batch=64, workers=1))
     ours = embed(trained, samples, batches, device=device, features=True)
-    features = {
-        "trained": ours.vectors["joint"],
-        "untrained": embed(untrained, samples, batches, device=device).vectors["joint"],
-    }
+    theirs = embed(untrained, samples, batches, device=device)
+    features = {"trained": ours.vectors["joint"], "untrained": theirs.vectors["joint"]}
     features |= {f"raw {name}": vectors for name, vectors in ours.features.items()}
-    rows = compare(features, _labels(folder, parts), np.arange(len(samples)) >= len(parts["train"]))
+    labels, heldout = _labels(folder, parts), np.arange(len(samples)) >= len(parts["train"])
+    rows = compare(features, labels, heldout)
     console.print(table(rows))
     console.print(verdict(rows))
     report.mkdir(parents=True, exist_ok=True)
     (report / "evaluation.json").write_text(json.dumps(as_dict(rows), indent=1) + "\n")
+    pairs = list(combinations(trained.method.modalities, 2))
+    if pairs:
+        groups = [" ".join(factors) for factors in zip(*labels.values(), strict=True)]
+        sets = {"trained": ours.vectors, "untrained": theirs.vectors}
+        found, _ = retrieval_report.compare(sets, {}, pairs, heldout, groups)
+        console.print(retrieval_report.table(found))
+        (report / "retrieval.json").write_text(json.dumps(retrieval_report.as_dict(found), indent=1) + "\n")
 
 
 def verdict(rows: Sequence[Row]) -> str:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mmim.data.sample import File, readers_of, suffix_of
+from mmim.data.sample import File, compound_suffixes, own_suffix, readers_of, suffix_of
 from mmim.modality import Modality, Source
 
 
@@ -27,11 +27,11 @@ def readable(files: Mapping[str, Path], modalities: Mapping[str, Modality]) -> I
     With several modalities, a folder called like one of them is this one's: it gets all files in there, whatever their
     suffix, and they find files of the same relative path in other such folders.
     """
-    suffixes = readers_of(modalities)
+    suffixes, compound = readers_of(modalities), compound_suffixes()
     for id, path in files.items():
         folder, _, inside = id.partition("/")
         if inside and folder in modalities and len(modalities) > 1:
             suffix = suffix_of(inside, modalities[folder].suffixes) or os.path.splitext(inside)[1]
             yield File(id, inside[: len(inside) - len(suffix)], Source(path), (folder,))
-        elif suffix := suffix_of(id, suffixes) or "":
+        elif suffix := own_suffix(id, suffixes, compound):
             yield File(id, id[: -len(suffix)], Source(path), suffixes[suffix])

@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mmim.draw import stable_hash
-from mmim.errors import DataError, ReadError
+from mmim.errors import DataError, OptionError, ReadError
 from mmim.modality import Modality, Source
+from mmim.parts import lookup, names
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,28 @@ def suffix_of(name: str, suffixes: Collection[str]) -> str | None:
             return lower[at:]
         at = lower.find(".", at + 1)
     return None
+
+
+def own_suffix(name: str, suffixes: Collection[str], compound: Collection[str]) -> str | None:
+    """The longest of the suffixes that ends a file's name, unless a longer one says that it is for somebody else.
+
+    compound: `compound_suffixes()`.
+    """
+    found = suffix_of(name, {*suffixes, *compound})
+    return found if found in suffixes else None
+
+
+def compound_suffixes() -> set[str]:
+    """Suffixes of more than one part, such as `.depth.png`, of all installed modalities: no others take such a file."""
+    found = set()
+    for name in names("modality"):
+        try:
+            part = lookup("modality", name)
+        except OptionError:  # a stranger's that can't be imported reads nothing
+            continue
+        assert issubclass(part, Modality)
+        found |= {suffix for suffix in part.suffixes if suffix.count(".") > 1}
+    return found
 
 
 def samples_of(files: Iterable[File], modalities: Mapping[str, Modality]) -> list[Sample]:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mmim.data.sample import File, readers_of, suffix_of
+from mmim.data.sample import File, compound_suffixes, own_suffix, readers_of, suffix_of
 from mmim.data.tar_index import read_index
 from mmim.errors import DataError
 from mmim.modality import Modality, Slice, Source
@@ -77,8 +77,9 @@ def _of_shard(name: str, tar: Path, stored: Sequence[Slice], modalities: Mapping
                     for one in stored if _is_data(one.name, modalities[folder].suffixes))  # fmt: skip
         return
     suffixes, before = readers_of(modalities), f"{name}/" if name else ""
+    compound = compound_suffixes()
     for one in stored:
-        if suffix := suffix_of(one.name, suffixes):
+        if suffix := own_suffix(one.name, suffixes, compound):
             stem = _key(one.name) if len(modalities) > 1 else one.name[: -len(suffix)]
             yield File(f"{before}{one.name}", f"{before}{stem}", Source(tar, stored=one), suffixes[suffix])
 
