@@ -33,5 +33,5 @@ def readable(files: Mapping[str, Path], modalities: Mapping[str, Modality]) -> I
         if inside and folder in modalities and len(modalities) > 1:
             suffix = suffix_of(inside, modalities[folder].suffixes) or os.path.splitext(inside)[1]
             yield File(id, inside[: len(inside) - len(suffix)], Source(path), (folder,))
-        elif suffix := own_suffix(id, suffixes, compound):
-            yield File(id, id[: -len(suffix)], Source(path), suffixes[suffix])
+        elif (matched := own_suffix(id, suffixes, compound)) is not None:
+            yield File(id, id[: -len(matched)], Source(path), suffixes[matched])

@@ -150,7 +150,7 @@ def _row(file: File, row: int | None, sources: dict[str, Source]) -> Sample:
 def _together(stem: str, files: Sequence[File]) -> Sample:
     """One sample of several files; of one with several rows any row."""
     taken: dict[str, File] = {}
-    for file in files:
+    for file in sorted(files, key=lambda file: file.id):
         for name in file.readers:
             if name in taken:
                 raise DataError(
