@@ -41,7 +41,7 @@ def text(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMIM_CACHE", str(folder / "cache"))
         (folder / "corpus.txt").write_text("\n".join(WORDS) + "\n")
-        part = Text(vocabulary_size=300, length=16)
+        part = Text(vocabulary_size=300, length=48)
         sources = [source for sample in find_samples(folder, {"text": part}) for source in sample.sources.values()]
         yield part.prepare(sources)
 
@@ -252,7 +252,7 @@ def test_texts_train_from_tars(tmp_path, text):
     write_tar(tmp_path / "a.tar", {f"{n}.txt": word.encode() for n, word in enumerate(WORDS)})
     samples = find_samples(tmp_path / "a.tar", {"text": text})
     assert [sample.length({"text": text}) for sample in samples] == [len(word) for word in WORDS]
-    fresh = Text(vocabulary_size=300, length=16).prepare([sample.sources["text"] for sample in samples])
+    fresh = Text(vocabulary_size=300, length=48).prepare([sample.sources["text"] for sample in samples])
     assert batch(samples, {"text": fresh}).present["text"].all()
 
 
