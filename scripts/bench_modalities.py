@@ -3,8 +3,8 @@
     python scripts/bench_modalities.py [--batch 32] [--rounds 5]
 
 times forward and backward of `recipes/five.py` at the sizes of its demo on noise: models that know one to five
-modalities, on batches in which everybody has one or all of them, and on samples of which each has one of the five (sorted
-into micro-batches by what they have, as training does, and mixed). Rounds alternate; the smallest time is told.
+modalities, on batches in which everybody has one or all of them, and on samples of which each has one of the five
+(sorted into micro-batches by what they have, as training does, and mixed). Rounds alternate; the smallest time is told.
 """
 
 import time

@@ -82,7 +82,7 @@ def recipe_of(options: Options) -> Recipe:
 
 def samples_of(scenes: Sequence[Scene], modalities: Mapping[str, Modality], split: str) -> list[Sample]:
     """The scenes of a split, drawn on first use, each with a file of every modality."""
-    folder = ensure_world(scenes, FIVE.modalities) / split
+    folder = ensure_world(scenes, modalities) / split
     stems = sorted({path.name.split(".")[0] for path in folder.iterdir() if path.name != "index.csv"})
     return [
         Sample(stem, {name: Source(folder / f"{stem}{part.suffix}") for name, part in modalities.items()})
