@@ -148,10 +148,15 @@ def _row(file: File, row: int | None, sources: dict[str, Source]) -> Sample:
 
 
 def _together(stem: str, files: Sequence[File]) -> Sample:
-    """One sample of several files; of one with several rows any row."""
+    """One sample of several files; of one with several rows any row.
+
+    A file that fewer modalities read comes before one that more do: a sound beside a clip stands for the clip's own.
+    """
     taken: dict[str, File] = {}
-    for file in sorted(files, key=lambda file: file.id):
+    for file in sorted(files, key=lambda file: (len(file.readers), file.id)):
         for name in file.readers:
+            if name in taken and len(taken[name].readers) < len(file.readers):
+                continue
             if name in taken:
                 raise DataError(
                     f"{taken[name].id} and {file.id} have one stem, so they are one sample, and both are for {name}. "

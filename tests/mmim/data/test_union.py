@@ -131,6 +131,14 @@ def test_two_files_for_one_modality_of_a_sample_are_refused(tmp_path):
         find_samples(folder, {"image": IMAGE, "depth": DEPTH})
 
 
+def test_a_sound_beside_a_clip_stands_for_the_clips_own(tmp_path):
+    clip = Video(frames=2, stride=1, size=16, patch=8)
+    write_video(tmp_path / "x.mp4", np.zeros((4, 16, 16, 3), np.uint8), fps=4)
+    write_sound(tmp_path / "x.wav", murmur())
+    (sample,) = find_samples(tmp_path, {"audio": AUDIO, "video": clip})
+    assert {name: source.path.name for name, source in sample.sources.items()} == {"audio": "x.wav", "video": "x.mp4"}
+
+
 def test_of_a_caption_file_with_several_lines_a_draw_picks_one_and_evaluation_takes_the_first(tmp_path, text):
     folder = write(tmp_path, {"x.png": png(0), "x.txt": "\n".join(WORDS).encode()})
     modalities = {"image": IMAGE, "text": text}
