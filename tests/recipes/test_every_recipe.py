@@ -61,5 +61,5 @@ def test_the_default_size_is_the_recipe_itself(name):
 def test_the_demo_can_be_built(name):
     recipe, sizes, demo = RECIPES[name]
     made = parse(recipe, [], sizes, demo)
-    assert made.data is None
+    assert made.data == ()
     run.dry_run(made)

@@ -46,7 +46,7 @@ def videos(tmp_path_factory) -> Path:
 
 
 def job(videos: Path, folder: Path, *, steps=4, micro=2, workers=0, **overrides) -> Job:
-    recipe = apply(toy(), {"batch": 4, "log_every": 1, "checkpoint_every": 2, "data": videos, **overrides})
+    recipe = apply(toy(), {"batch": 4, "log_every": 1, "checkpoint_every": 2, "data": (str(videos),), **overrides})
     recipe.check()
     return Job(recipe, find_samples(videos, recipe.modalities), Layout(4, micro), steps, folder, workers)
 
@@ -115,7 +115,7 @@ def test_workers_change_nothing(videos, tmp_path):
 )
 def test_training_sees_the_places_of_the_order_over_the_ends_of_epochs(repeats, micro, workers, tmp_path):
     samples, steps, batch = write_samples(tmp_path / "data", 5), 4, 4
-    recipe = apply(TOY, {"batch": batch, "repeats": repeats, "data": tmp_path / "data", "seed": 3})
+    recipe = apply(TOY, {"batch": batch, "repeats": repeats, "data": (str(tmp_path / "data"),), "seed": 3})
     ids, keys = [], []
 
     def look(module, inputs):

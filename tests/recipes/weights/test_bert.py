@@ -134,7 +134,7 @@ MUTATIONS = {
     "position": lambda model: shift(model.trunk.positions["text"].table),
     "head bias": lambda model: shift(model.decoders["text"].heads["text"].bias),
     "query bias": lambda model: shift(model.trunk.encoder.blocks[1].attn.qkv.bias),
-    "no attention mask": lambda model: model.trunk.encoder.__setattr__("_mask", lambda visible, valid: None),
+    "no attention mask": lambda model: model.trunk.encoder.__setattr__("_mask", lambda visible, packed, valid: None),
 }
 
 
