@@ -131,7 +131,7 @@ def _floor(first: Float[np.ndarray, "n _"], second: Float[np.ndarray, "n _"], te
 def table(rows: Sequence[Row]) -> Table:
     """The rows for a terminal of 100 columns, shares in per cent, and under each direction what a random order gets."""
     view = Table(
-        title=f"Retrieval by cosine, R@k in %, with {100 * LEVEL:g} % intervals",
+        title=f"Retrieval by cosine of centred vectors, R@k in %, with {100 * LEVEL:g} % intervals",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
