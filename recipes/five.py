@@ -114,11 +114,11 @@ DEMO = {
     "objective.contrastive.weight": 1.0,
     "optimiser.base_lr": 2e-3,
     "optimiser.per": 0,
-    "steps": 150,
+    "steps": 70,
     "batch": 64,
     "micro_batch": 64,
     "precision": "fp32",
-    "checkpoint_every": 150,
+    "checkpoint_every": 70,
 }
 
 if __name__ == "__main__":

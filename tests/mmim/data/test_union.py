@@ -21,9 +21,11 @@ from mmim.data.sources import find_samples, find_union
 from mmim.data.union import parse_data, parse_weights
 from mmim.draw import stable_hash
 from mmim.errors import DataError, OptionError
+from mmim.records import map_raw
 from modalities.audio import Audio
 from modalities.depth import Depth
 from modalities.image import Image
+from modalities.points import Points
 from modalities.text import Text
 from modalities.video import Video
 from tests.sounds import murmur
@@ -403,3 +405,30 @@ def test_colour_and_depth_of_real_pairs_are_read_through_a_manifest(tmp_path):
     assert len(rows) == 5
     assert found.present["image"].all()
     assert found.present["depth"].all()
+
+
+@pytest.mark.parametrize(
+    ("archive", "modalities", "each"),
+    [
+        ("kenney_models", {"points": Points(points=64, groups=4, group_size=8), "image": IMAGE}, 2),
+        ("grid_av", {"audio": AUDIO, "video": Video(frames=2, stride=1, size=16, patch=8)}, 1),
+    ],
+)
+def test_real_pairs_are_read_from_a_folder_and_from_a_tar_alike(archive, modalities, each, tmp_path):
+    suffixes = tuple(suffix for part in modalities.values() for suffix in part.suffixes)
+    with tarfile.open(shared_data() / f"pairs/{archive}.tar") as tar:
+        names = sorted(name for name in tar.getnames() if name.endswith(suffixes))[: 3 * each]
+        for name in names:
+            tar.extract(name, tmp_path, filter="data")
+        packed = {name.removeprefix(f"{archive}/"): tar.extractfile(name).read() for name in names}
+    write_tar(tmp_path / "packed/0.tar", packed)
+    plain = find_samples(tmp_path / archive, modalities)
+    stored = find_samples(tmp_path / "packed/0.tar", modalities)
+    assert [sorted(sample.sources) for sample in plain] == [sorted(modalities)] * 3
+    assert there(stored) == there(plain)
+    one, other = (batch(samples, modalities) for samples in (plain, stored))
+    for name in modalities:
+        same = map_raw(
+            lambda first, second: (first == second).all(), one.views["main"][name], other.views["main"][name]
+        )
+        assert all(same.values() if isinstance(same, dict) else [same])
