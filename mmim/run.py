@@ -23,6 +23,7 @@ from rich.console import Console
 from mmim import checkpoint, command, demo
 from mmim.config import to_plain, with_fields
 from mmim.data.sources import Sample, find_samples, find_union
+from mmim.data.stored import every_row
 from mmim.data.union import mixture, parse_data, parse_weights, resolved
 from mmim.data.world.build import cache_folder
 from mmim.errors import MaskingError, OptionError
@@ -142,7 +143,8 @@ def prepared(recipe: Recipe, samples: Sequence[Sample], folder: Path, console: C
             modality.check()
             if any(getattr(modality, field) is None for field in modality.files):
                 console.print(f"Learning from the data what {name} needs before it can be read ...")
-            ready = modality.prepare([sample.sources[name] for sample in samples if name in sample.sources])
+            sources = [sample.sources[name] for sample in samples if name in sample.sources]
+            ready = modality.prepare([row for source in sources for row in every_row(source, modality)])
         modalities[name] = with_fields(ready, {field: _kept(ready, field) for field in checkpoint.folders_of(ready)})
         modalities[name].check()
     return replace(recipe, modalities=modalities)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Num, UInt8
 from torch import Tensor, nn
 
-from mmim.data.stored import chosen, opened
+from mmim.data.stored import every_row, opened
 from mmim.data.subwords import FILES, LEAST, SPECIAL, VERSION, Subwords, ensure_subwords, read_subwords
 from mmim.data.text_draw import page
 from mmim.data.text_read import count_lines, field_of, line_bytes, read_line, read_whole
@@ -116,16 +116,27 @@ class Text(Modality):
     def _texts(self, places: Sequence[Source]) -> Iterator[str]:
         """The first of these as far as `CORPUS` goes; what can't be read is left out, as it will be in the run."""
         left = CORPUS
-        for source in places:
-            try:
-                with opened(source) as file:
-                    text = self._text(chosen(file, self, None))
-            except ReadError:
-                continue
+        for text in chain.from_iterable(map(self._texts_of, places)):
             left -= len(text.encode())
             if left < 0:
                 return
             yield text
+
+    def _texts_of(self, source: Source) -> Iterator[str]:
+        """The texts of a source, of which there are several where it is any row of a file."""
+        try:
+            with opened(source) as file:
+                for row in every_row(file, self):
+                    yield from self._text_of(row)
+        except ReadError:
+            return
+
+    def _text_of(self, source: Source) -> list[str]:
+        """The text of a sample, if it can be read."""
+        try:
+            return [self._text(source)]
+        except ReadError:
+            return []
 
     def rows_in(self, path: Path) -> Sequence[int] | None:
         if self._whole(path):
@@ -250,7 +261,7 @@ def _about(places: Sequence[Source]) -> list[str]:
 
     Of texts that are no files of their own also which ones they are.
     """
-    found = sorted(f"{source.name} {source.stored}" for source in places if source.stored is not None)
+    found = sorted(f"every row of {source.name} {source.stored}" for source in places if source.stored is not None)
     for path in sorted({source.path for source in places}, key=lambda path: (path.name, path)):
         try:
             with path.open("rb") as file:

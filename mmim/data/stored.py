@@ -54,6 +54,17 @@ def chosen(source: Source, modality: Modality, draw: Draw | None) -> Source:
     return Source(source.path, rows[0 if draw is None else int(draw.floats("row", 1)[0] * len(rows))])
 
 
+def every_row(source: Source, modality: Modality) -> list[Source]:
+    """Each row that a source may be; itself, where that can't be told before it is opened or read."""
+    if not source.any_row or source.stored is not None:
+        return [source]
+    try:
+        rows = modality.rows_in(source.path)
+    except ReadError:
+        return [Source(source.path)]
+    return [Source(source.path)] if rows is None else [Source(source.path, row) for row in rows]
+
+
 def _content(path: Path, stored: Slice | Inline) -> bytes:
     if isinstance(stored, Inline):
         return stored.text.encode(errors="surrogateescape")

@@ -13,10 +13,11 @@ from torch.testing import assert_close
 import mmim
 from mmim.data.loader import in_order, load
 from mmim.data.sources import Sample, find_samples
+from mmim.data.stored import every_row
 from mmim.data.world import scenes
 from mmim.draw import Draw
 from mmim.errors import DataError, OptionError, ReadError
-from mmim.modality import Source, Vocabulary
+from mmim.modality import Slice, Source, Vocabulary
 from mmim.model import MaskedModel, Step
 from mmim.options import apply
 from modalities.text import Text
@@ -443,3 +444,11 @@ def test_our_own_tokenizer_is_read_like_any_other(tmp_path):
     assert text.vocabulary.mask == 4
     raw = batch(text, LINES, tmp_path / "a.txt")
     assert text._words(raw["ids"][0].tolist())[1:-1] == LINES[0].lower().split()
+
+
+def test_a_tokenizer_learns_every_line_of_captions_beside_pictures_and_in_tars(tmp_path):
+    captions = lines(tmp_path / "a.txt", ["a red ball", "rises", "slowly"])
+    beside = Source(captions, any_row=True)
+    inside = Source(captions, any_row=True, stored=Slice("x/a.txt", 0, captions.stat().st_size))
+    expected = ["a red ball", "rises", "slowly"]
+    assert list(Text()._texts(every_row(beside, Text()))) == list(Text()._texts([inside])) == expected
