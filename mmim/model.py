@@ -209,9 +209,10 @@ class MaskedModel(nn.Module):
         encoder has them. A sample without any of them gets zeros.
         """
         chosen = tuple(modalities or self.method.modalities)
+        there = torch.stack([batch.present[name] for name in chosen]).any(dim=0)
         if not any(name in batch.views["main"] for name in chosen):
-            return next(self.parameters()).new_zeros(len(batch.ids), self.method.encoder.latent_width)
-        return self.latents(batch, chosen).mean()
+            return next(self.parameters()).new_zeros(len(there), self.method.encoder.latent_width)
+        return self.latents(batch, chosen).mean() * there[:, None]
 
 
 class Step:
@@ -312,7 +313,8 @@ class Step:
 
     def latents(self, modalities: tuple[str, ...] | None = None, *, own: bool = False, chained: bool = True) -> Latents:
         """The joint pass over some modalities, all that are inputs by default."""
-        chosen = modalities or tuple(name for name in self.given if self.sides[name].split.ids_keep.shape[1])
+        inputs = tuple(name for name in self.given if self.sides[name].split.ids_keep.shape[1])
+        chosen = modalities or inputs or self.given  # of what is only predicted there are no tokens
         layout = tuple((name, self.sides[name].tokens.count) for name in chosen)
         how = Pass(own=own, chained=chained, room=None if self.everything else self.method.budget.total)
 

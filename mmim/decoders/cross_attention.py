@@ -121,9 +121,7 @@ class CrossAttentionDecoderModule(DecoderModule):
         if latents.globals is not None:
             context = torch.cat([context, self.embed(latents.globals)], dim=1)
             valid = None if valid is None else nn.functional.pad(valid, (0, latents.globals.shape[1]), value=True)
-        if valid is not None and latents.globals is None:
-            valid = valid | ~valid.any(dim=1, keepdim=True)  # a sample without anything looks somewhere; nobody asks it
-        return context, valid
+        return (context, valid) if latents.globals is not None else _never_empty(context, valid)
 
     def _asking(self, latents: Latents, projected: Float[Tensor, "b k d"], query: Query) -> Float[Tensor, "b n d"]:
         """Queries for every place: what is visible there, or the mask token, with positions and vector."""
@@ -139,3 +137,15 @@ class CrossAttentionDecoderModule(DecoderModule):
         codes: Tensor = self.positions[name](tokens)
         placed: Tensor = codes + self.vectors[name].to(codes.dtype)
         return placed
+
+
+def _never_empty(
+    context: Float[Tensor, "b c d"], valid: Bool[Tensor, "b c"] | None
+) -> tuple[Float[Tensor, "b _c d"], Bool[Tensor, "b _c"] | None]:
+    """A context in which a sample of which nothing is visible looks at zeros, so that its softmax is not empty."""
+    if not context.shape[1]:
+        return context.new_zeros(len(context), 1, context.shape[2]), None
+    if valid is None:
+        return context, None
+    some = valid.any(dim=1, keepdim=True)
+    return context * some[..., None], valid | ~some

@@ -117,6 +117,23 @@ def test_a_shared_budget_fills_the_shared_blocks_of_a_full_sample():
     assert valid.all()
 
 
+@pytest.mark.parametrize("globals_", [0, 1])
+@pytest.mark.parametrize("there", ["a: 0 1, b: 1 2", "a:, b:", "a: 0, b:, c: 1 2"])
+def test_who_has_only_what_is_never_an_input_is_predicted_from_nothing(there, globals_):
+    encoder = replace(SHARED.encoder, global_tokens=globals_)
+    never = replace(SHARED.budget, alphas={"c": 0.0})
+    with float64():
+        model = built(replace(SHARED, objective=RECONSTRUCTION, budget=never, encoder=encoder))
+        batch = batch_of(4, there)
+        whole, gradients = losses(model, batch)
+        alone = [losses(model, rows_of(batch, [row])) for row in range(4)]
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    for name, term in whole.items():
+        assert_close(sum(terms[name].total for terms, _ in alone), term.total, rtol=1e-10, atol=1e-12)
+    for name, gradient in gradients.items():
+        assert_close(sum(each[name] for _, each in alone), gradient, rtol=1e-9, atol=1e-11, msg=name)
+
+
 def test_what_nobody_has_is_not_computed():
     model = MaskedModel(SEVERAL)
     asked = []
@@ -150,6 +167,8 @@ def test_the_embedding_of_who_has_nothing_is_zero():
     model = MaskedModel(SEVERAL).eval()
     with torch.no_grad():
         assert not model.embed(batch_of(2, "a:, b: 0"), ("a",)).any()
+        assert not model.embed(batch_of(2, "a:, b: 0"), ("b",))[1].any()
+        assert not model.embed(batch_of(3, "a: 0, b: 1"), ("a", "b"))[2].any()
         assert model.embed(batch_of(2, "a:, b: 0"), ("b",))[0].any()
 
 

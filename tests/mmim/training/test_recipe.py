@@ -91,3 +91,10 @@ def test_a_name_that_leads_nowhere_is_refused(path, value, message):
 
 def test_the_toy_recipe_is_in_order():
     TOY.check()
+
+
+def test_a_run_with_nothing_to_learn_is_refused():
+    with pytest.raises(
+        OptionError, match=r"Nothing is left to learn: set one of --objective\.reconstruction\.weight above 0"
+    ):
+        parse(TOY, ["--data", ".", "--objective.reconstruction.weight", "0"], {}, {})
