@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from mmim.data.sources import Sample, find_samples
+from mmim.data.sample import Sample, stem_of
+from mmim.data.sources import find_samples
 from mmim.data.world.build import SPLITS, ensure_world
 from mmim.data.world.scene import FACTORS, train_and_heldout
 from mmim.embed import embed, read
@@ -80,5 +81,5 @@ def _labels(folder: Path, parts: dict[str, list[Sample]]) -> dict[str, list[str]
         rows = {key: row for row, key in enumerate(index.keys)}
         for sample in samples:
             for name in FACTORS:
-                values[name].append(index.columns[name][rows[Path(sample.id).stem]])
+                values[name].append(index.columns[name][rows[stem_of(sample.id)]])
     return values

@@ -38,7 +38,7 @@ def listed(file: Path, suffixes: Collection[str]) -> list[tuple[str, Path]]:
         with file.open(encoding="utf-8-sig", newline="\n") as lines:  # str.splitlines would also break at U+2028
             paths = [listed_path(line, suffixes) for line in _lines(lines)]
     except ValueError as error:
-        if file.suffix.lower() in suffixes:
+        if suffix_of(file.name, suffixes):
             raise one_file(file) from error
         reason = error.reason if isinstance(error, UnicodeDecodeError) else error
         raise DataError(

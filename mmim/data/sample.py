@@ -4,6 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from mmim.draw import stable_hash
 from mmim.errors import DataError, OptionError, ReadError
@@ -34,11 +35,11 @@ class Sample:
     @property
     def hash(self) -> int:
         """What the sample's order and draws depend on: its name without the suffix, which one of several files has."""
-        return stable_hash(self.stem or _stem(self.id))
+        return stable_hash(self.stem or stem_of(self.id))
 
     def of(self, origin: str) -> "Sample":
         """The same sample among those of several sources."""
-        stem = f"{origin}/{self.stem or _stem(self.id)}"
+        stem = f"{origin}/{self.stem or stem_of(self.id)}"
         return replace(self, id=f"{origin}/{self.id}", stem=stem, origin=origin)
 
 
@@ -49,8 +50,10 @@ def kinds_of(samples: Sequence[Sample]) -> list[int]:
     return [numbers[kind] for kind in kinds]
 
 
-def _stem(id: str) -> str:
-    stem, suffix = os.path.splitext(id)
+def stem_of(id: str) -> str:
+    """An id without the file's suffix, all parts of it; the row of a container (`clouds.npz#3`) has none."""
+    compound = suffix_of(id, compound_suffixes())
+    stem, suffix = (id[: -len(compound)], compound) if compound else os.path.splitext(id)
     return id if "#" in suffix else stem
 
 
@@ -95,10 +98,15 @@ def own_suffix(name: str, suffixes: Collection[str], compound: Collection[str]) 
     return found if found in suffixes else None
 
 
-def compound_suffixes() -> set[str]:
+def compound_suffixes() -> frozenset[str]:
     """Suffixes of more than one part, such as `.depth.png`, of all installed modalities: no others take such a file."""
-    found = set()
-    for name in names("modality"):
+    return _compound(tuple(names("modality")))
+
+
+@cache
+def _compound(installed: tuple[str, ...]) -> frozenset[str]:
+    found: set[str] = set()
+    for name in installed:
         try:
             part = lookup("modality", name)
         except OptionError:  # a stranger's that can't be imported reads nothing
@@ -106,7 +114,7 @@ def compound_suffixes() -> set[str]:
         if not issubclass(part, Modality):  # what is registered wrongly is not read with either
             continue
         found |= {suffix for suffix in part.suffixes if suffix.count(".") > 1}
-    return found
+    return frozenset(found)
 
 
 def samples_of(files: Iterable[File], modalities: Mapping[str, Modality]) -> list[Sample]:

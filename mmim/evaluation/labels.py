@@ -1,7 +1,6 @@
 """From a label table and sample ids to labels of rows, and which rows are the test."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from mmim.data.sample import stem_of
 from mmim.draw import stable_hash
 from mmim.errors import DataError, OptionError
 from mmim.evaluation.tables import LabelTable
@@ -54,7 +54,7 @@ def find_labels(
     found = find_cells(table, ids, names, split, root)
     test = found.test
     if split is None:
-        test = np.array([stable_hash("held out", _stem(ids[i])) % 4 == 0 for i in found.rows])
+        test = np.array([stable_hash("held out", stem_of(ids[i])) % 4 == 0 for i in found.rows])
     for name in names:
         check_classes(name, found.values[name], test)
     return replace(found, test=test)
@@ -157,9 +157,9 @@ def _match(table: LabelTable, ids: Sequence[str], names: Sequence[str], root: Pa
             _enter(full, key, row, table, names)
     wanted = set(ids)
     for key, row in full.items():
-        if _stem(key) in wanted:
-            _enter(stems, _stem(key), row, table, names)
-    found = [full.get(one, full.get(_stem(one), stems.get(one, -1))) for one in ids]
+        if stem_of(key) in wanted:
+            _enter(stems, stem_of(key), row, table, names)
+    found = [full.get(one, full.get(stem_of(one), stems.get(one, -1))) for one in ids]
     if not any(row >= 0 for row in found) and table.rows:
         return _match(replace(table, keys=table.rows, rows=()), ids, names, root)
     if not any(row >= 0 for row in found):
@@ -189,11 +189,6 @@ def _enter(index: dict[str, int], key: str, row: int, table: LabelTable, names: 
                 f"{table.path} names {key!r} twice, with {name} {table.columns[name][first]!r} and "
                 f"{table.columns[name][row]!r}. Keep one of the rows."
             )
-
-
-def _stem(name: str) -> str:
-    """The id without the file's suffix; the row of a container (`clouds.npz#3`) has none."""
-    return name if re.search(r"#\d+$", name) else os.path.splitext(name)[0]
 
 
 def _some(items: Sequence[str], count: int = 5) -> str:

@@ -21,6 +21,8 @@ from mmim.data.sources import find_samples, find_union
 from mmim.data.union import parse_data, parse_weights
 from mmim.draw import stable_hash
 from mmim.errors import DataError, OptionError
+from mmim.evaluation.labels import find_cells
+from mmim.evaluation.tables import read_table
 from mmim.records import map_raw
 from modalities.audio import Audio
 from modalities.depth import Depth
@@ -117,7 +119,22 @@ def test_the_longest_suffix_says_whose_a_file_is(tmp_path):
     folder = write(tmp_path, {"x.png": png(0), "x.depth.png": depth_png(0)})
     assert there(find_samples(folder, {"image": IMAGE, "depth": DEPTH})) == {"x": ["depth", "image"]}
     assert there(find_samples(folder, {"image": IMAGE})) == {"x.png": ["image"]}
-    assert there(find_samples(folder, {"depth": DEPTH})) == {"x.depth.png": ["depth"]}
+    (alone,) = find_samples(folder, {"depth": DEPTH})
+    (paired,) = find_samples(folder, {"image": IMAGE, "depth": DEPTH})
+    assert alone.id == "x.depth.png"
+    assert alone.hash == paired.hash
+
+
+def test_labels_are_found_by_the_stem_of_a_compound_suffix(tmp_path):
+    (tmp_path / "index.csv").write_text("id,shape\nx,cube\ny,cone\nz,cube\nw,cone\n")
+    found = find_cells(read_table(tmp_path), ["x.depth.png", "y.depth.png", "z.png"], ["shape"])
+    assert found.values["shape"] == ["cube", "cone", "cube"]
+
+
+def test_one_file_in_place_of_a_folder_is_told(tmp_path):
+    write(tmp_path, {"x.depth.png": depth_png(0)})
+    with pytest.raises(DataError, match="is one file: give the folder that holds it"):
+        find_samples(tmp_path / "x.depth.png", {"depth": DEPTH})
 
 
 def test_a_folder_called_like_a_modality_is_this_ones(tmp_path):
