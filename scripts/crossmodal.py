@@ -65,6 +65,8 @@ class Options:
     """Modalities."""
     shuffled: bool = False
     """Train on partners of different scenes."""
+    centred: bool = True
+    """Contrast vectors less their mean over the batch; --no-centred shows what that is good for."""
     threads: int = 1
     """Of torch."""
 
@@ -75,6 +77,7 @@ def recipe_of(options: Options) -> Recipe:
     parts = {
         part: {name: getattr(recipe, part)[name] for name in options.use} for part in ("modalities", "masking", "tasks")
     }
+    recipe = apply(recipe, {"objective.contrastive.centred": options.centred})
     return replace(
         recipe, **parts, seed=options.seed, batch=options.batch, micro_batch=options.batch, steps=options.steps
     )

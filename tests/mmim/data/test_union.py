@@ -18,7 +18,7 @@ from mmim.data.media_write import write_video
 from mmim.data.order import Layout, Mixture, Order
 from mmim.data.sample import kinds_of
 from mmim.data.sources import find_samples, find_union
-from mmim.data.union import parse_data, parse_weights
+from mmim.data.union import parse_data, parse_weights, resolved
 from mmim.draw import stable_hash
 from mmim.errors import DataError, OptionError
 from mmim.evaluation.labels import find_cells
@@ -334,6 +334,11 @@ def test_places_that_can_not_be_told_apart_are_refused(data, said):
 def test_weights_that_can_not_be_are_refused(weight, said):
     with pytest.raises(OptionError, match=said):
         parse_weights(weight, ["a=x", "b=y"])
+
+
+def test_a_union_is_the_same_run_in_whatever_order_its_places_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolved(["b=y", "a=x"]) == resolved(["a=x", "b=y"]) == (f"a={tmp_path / 'x'}", f"b={tmp_path / 'y'}")
 
 
 HASHES = [stable_hash(number) for number in range(30)]
