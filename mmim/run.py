@@ -36,7 +36,7 @@ from mmim.training.picture import reconstructions
 from mmim.training.recipe import FREE, Recipe
 from mmim.training.tracker import Tracker
 
-PICTURED = 4  # samples in the reconstruction picture
+PICTURED = 4  # samples in the reconstruction pictures, of each modality
 
 
 def main(recipe: Recipe, *, sizes: Mapping[str, Overrides], demo: Overrides, argv: Sequence[str] | None = None) -> None:
@@ -363,11 +363,22 @@ def _report(plan: Plan, model: MaskedModel, device: torch.device, console: Conso
         demo.judge(model, fresh_model(job.recipe), plan.world, partial, console, device)
         pictured = find_samples(plan.world / "heldout", job.recipe.modalities)[:PICTURED]
     else:
-        pictured = list(job.samples[:PICTURED])
+        pictured = first_of_each(job.samples, PICTURED)
     reconstructions(model, pictured, partial, device=device)
     shutil.rmtree(report_of(job.folder), ignore_errors=True)
     partial.rename(report_of(job.folder))
     _point_to(job.folder, console)
+
+
+def first_of_each(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """The first `count` samples that have a modality, of every modality that one has."""
+    shown: dict[str, int] = {}
+    chosen = []
+    for sample in samples:
+        if any(shown.get(name, 0) < count for name in sample.sources):
+            chosen.append(sample)
+            shown |= {name: shown.get(name, 0) + 1 for name in sample.sources}
+    return chosen
 
 
 def report_of(folder: Path) -> Path:

@@ -18,6 +18,8 @@ import yaml
 from mmim import checkpoint, run
 from mmim.cli.main import main
 from mmim.data.media_write import write_video
+from mmim.data.sample import Sample
+from mmim.modality import Source
 from mmim.parts import names
 from recipes.videomae import DEMO, SIZES, VIDEOMAE
 from tests.videomae import fresh_accelerate, linear_dtypes
@@ -370,3 +372,11 @@ def test_every_worker_of_torchrun_exits_with_2_and_only_the_first_speaks(tmp_pat
     assert first[2].count("\n") == 1
     assert second == [2, "", ""]
     assert not (tmp_path / "run").exists()
+
+
+def test_pictures_show_samples_of_every_modality():
+    def sample(number: int, *names: str) -> Sample:
+        return Sample(str(number), {name: Source(Path(f"{number}.{name}")) for name in names})
+
+    samples = [*(sample(i, "a", "b") for i in range(5)), *(sample(i, "c") for i in range(5, 9)), sample(9, "a", "d")]
+    assert [each.id for each in run.first_of_each(samples, 2)] == ["0", "1", "5", "6", "9"]
