@@ -99,8 +99,9 @@ class Recipe(Method):
         super().check()
         parse_weights(self.weight, self.data)
         if not any(term.weight for term in self.objective.values()):
-            weights = ", ".join(f"--objective.{name}.weight" for name in self.objective) or "objective"
-            raise OptionError(f"Nothing is left to learn: set one of {weights} above 0.")
+            weights = ", ".join(f"--objective.{name}.weight" for name in self.objective)
+            cure = f"set one of {weights} above 0" if weights else "give the recipe's `objective` a term"
+            raise OptionError(f"Nothing is left to learn: {cure}.")
         if self.init_trunk_only and self.init is None:
             raise OptionError("--init-trunk-only without --init: name the checkpoint to start from.")
         positive = {

@@ -227,7 +227,11 @@ def test_a_config_that_is_not_ours_is_refused(change, message, tmp_path):
         (IMAGES, {"tasks.image.target.normalise": "channel"}, "its target is raw or normalised token by token"),
         (VIDEOS, {"tasks.video.target.units": "normalised"}, "its target is raw or normalised per channel"),
         (VIDEOS, {"decoders.video.embed_bias": True}, "its decoder's projection has no bias"),
-        (IMAGES, {"decoders": {}, "tasks": {}, "objective": {}}, "one decoder for one task, and here are 0 tasks"),
+        (
+            IMAGES,
+            {"tasks": IMAGES.tasks | {"again": IMAGES.tasks["image"]}},
+            "one decoder for one task, and here are 2 tasks",
+        ),
     ],
 )
 def test_what_transformers_can_not_say_is_refused_with_the_reason(recipe, change, reason, tmp_path):
