@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmim.config import from_plain, to_plain, with_fields
-from mmim.errors import CheckpointError, OptionError
+from mmim.errors import CheckpointError
 from mmim.modality import Modality
 from mmim.model import MaskedModel, Method
 
@@ -192,95 +192,6 @@ def restore(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> Non
             f"{where} does not fit its own configuration: {', '.join(wrong[:5])} ({len(wrong)} in all)."
         )
     model.load_state_dict(dict(tensors))
-
-
-def start_from(model: MaskedModel, path: Path, *, trunk_only: bool = False) -> None:
-    """Put a checkpoint's weights into a model whose trunk is the same; what else the checkpoint lacks stays fresh.
-
-    Raises:
-        CheckpointError, OptionError: as `check_start`.
-    """
-    model.load_state_dict({**model.state_dict(), **_fitting(model, path, trunk_only)})
-
-
-def check_start(model: MaskedModel, path: Path, *, trunk_only: bool = False) -> list[str]:
-    """See that a model can start from a checkpoint; returns the names of the tensors that would stay fresh.
-
-    The function must be the one that the weights are for, and only the view and what acts in training alone may differ.
-    Every tensor of the checkpoint must find its place (with `trunk_only`: of its trunk), and the whole trunk must get
-    one. A model without memory (on "meta") will do.
-
-    Raises:
-        CheckpointError: there is none; tensors without a place, with another shape, or missing in the trunk.
-        OptionError: a part that both have differs in another field.
-    """
-    if path.is_file():
-        raise CheckpointError(f"--init {path} is a file: import it first with `mmim import`, or name a run folder.")
-    there = read_method(find(path))
-    changed = _changed(there, model.method, trunk_only)
-    if changed:
-        rest = (
-            ""
-            if trunk_only or not changed[-1].startswith("decoders.")
-            else ", or take its encoder alone with --init-trunk-only"
-        )
-        raise OptionError(
-            f"--init {path} is another model: {'; '.join(changed)}. Set these options to its values{rest}."
-        )
-    tensors = _fitting(model, path, trunk_only)
-    return [name for name in model.state_dict() if name not in tensors]
-
-
-def _changed(there: Method, here: Method, trunk_only: bool) -> list[str]:
-    """What differs in the parts that two methods both have, as `encoder.heads is 12 there and 6 here`."""
-    pairs: list[tuple[str, Any, Any, tuple[str, ...]]] = [
-        (f"modalities.{name}", part, here.modalities[name], (*part.view, *part.training_view))
-        for name, part in there.modalities.items()
-        if name in here.modalities
-    ]
-    pairs.append(("encoder", there.encoder, here.encoder, ("drop_path", "init")))
-    if not trunk_only:
-        both = [name for name in there.decoders if name in here.decoders]
-        pairs += [(f"decoders.{name}", there.decoders[name], here.decoders[name], ("drop_path",)) for name in both]
-    changed = []
-    for path, first, second, free in pairs:
-        before, now = to_plain(first), to_plain(second)
-        if isinstance(first, Modality) and isinstance(second, Modality):
-            free = (*free, *_alike(first, second))
-        changed += [
-            f"{path}.{field} is {before.get(field)} there and {now.get(field)} here"
-            for field in {**before, **now}
-            if before.get(field) != now.get(field) and field not in free
-        ]
-    return changed
-
-
-def _alike(first: Modality, second: Modality) -> list[str]:
-    """The fields of two modalities that hold other paths of equal files."""
-    return [
-        field
-        for field in folders_of(first)
-        if field in folders_of(second) and content_of(first, field) == content_of(second, field)
-    ]
-
-
-def _fitting(model: MaskedModel, path: Path, trunk_only: bool) -> dict[str, Tensor]:
-    own, tensors = model.state_dict(), read_tensors(find(path) / "model.safetensors")
-    if trunk_only:
-        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("trunk.")}
-    wrong = [f"{name} has no place here" for name in tensors if name not in own]
-    wrong += [f"{name} is missing there" for name in own if name.startswith("trunk.") and name not in tensors]
-    wrong += [
-        f"{name} is {tuple(tensor.shape)} there and {tuple(own[name].shape)} here"
-        for name, tensor in tensors.items()
-        if name in own and own[name].shape != tensor.shape
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"--init {path} does not fit this recipe: {', '.join(wrong[:5])} ({len(wrong)} in all). "
-            "Set the sizes to its own, or take its encoder alone with --init-trunk-only."
-        )
-    return tensors
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

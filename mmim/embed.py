@@ -63,11 +63,12 @@ def read_as(modalities: Mapping[str, Modality], settings: Sequence[str]) -> dict
 
 
 def chosen(modalities: Mapping[str, Modality], use: Sequence[str]) -> tuple[str, ...]:
-    """The modalities that `--use` names, in the model's order; all where it names none.
+    """The modalities that `--use` names, apart or between commas, in the model's order; all where it names none.
 
     Raises:
         OptionError: a name that the model does not know, or one twice.
     """
+    use = [name for words in use for name in words.split(",") if name]
     for name in use:
         if name not in modalities:
             raise OptionError(f"--use {name}: the model knows {', '.join(modalities)}. Choose of these.")

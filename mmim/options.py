@@ -19,6 +19,7 @@ from mmim.errors import OptionError
 from mmim.one_line import one_line
 from mmim.parts import Part, lookup, names
 from mmim.training.recipe import Recipe
+from mmim.using import using
 
 Overrides = Mapping[str, Any]
 """Values by dotted path, such as {"encoder.width": 384}."""
@@ -40,8 +41,12 @@ def parse(recipe: Recipe, argv: Sequence[str], sizes: Mapping[str, Overrides], d
     preset = _size(sizes, size) if size or asked is not None else {}
     recipe = apply(recipe, preset | {"size": size})
     recipe = apply(recipe, {path: value for path, value in demo.items() if path != "size"})
+    whole, use = recipe, _words(args, "use")
+    recipe = _using(recipe, plain.get("use") or ())
     if plain:
         recipe = from_plain(type(recipe), merge(to_plain(recipe), _one_length(plain)))
+    recipe = _using(recipe, use, whole)
+    preset = {path: value for path, value in preset.items() if not _left_out(path, whole, recipe)}
     before = dict(parts_of(recipe))
     recipe, args = exchange(recipe, args)
     if asked is not None:
@@ -51,6 +56,28 @@ def parse(recipe: Recipe, argv: Sequence[str], sizes: Mapping[str, Overrides], d
     recipe = _cli(apply(recipe, length | renewed), args, _description(recipe, sizes) + about)
     recipe.check()
     return recipe
+
+
+def _using(recipe: Recipe, use: Sequence[str], whole: Recipe | None = None) -> Recipe:
+    """The recipe with the modalities that `--use` names.
+
+    Raises:
+        OptionError: as `using`; or `whole`, the recipe before its config, has a modality that the config leaves out.
+    """
+    if not use:
+        return recipe
+    if gone := [name for name in use if whole and name in whole.modalities and name not in recipe.modalities]:
+        raise OptionError(f"--use {gone[0]}: the --config leaves it out. Name it in the file's `use` as well.")
+    chosen = using(recipe, use)
+    everything = list(chosen.modalities) == list((whole or recipe).modalities)
+    return dataclasses.replace(chosen, use=() if everything else tuple(chosen.modalities))
+
+
+def _left_out(path: str, whole: Recipe, recipe: Recipe) -> bool:
+    """Whether a dotted path leads to something that `--use` leaves out."""
+    field, _, rest = path.partition(".")
+    before, name = getattr(whole, field), rest.split(".")[0]
+    return isinstance(before, dict) and name in before and name not in getattr(recipe, field)
 
 
 def apply(recipe: Recipe, overrides: Overrides) -> Recipe:
@@ -241,6 +268,28 @@ def _take_all(args: list[str], option: str) -> list[str]:
             dash = f" One that starts with a dash is written --{flag}=-..." if i + 1 < len(args) else ""
             raise OptionError(f"--{flag} needs a value.{dash}")
     return found
+
+
+def _words(args: list[str], option: str) -> tuple[str, ...]:
+    """Remove every `--option ONE,OTHER` and `--option ONE OTHER`; the last one's words.
+
+    Raises:
+        OptionError: there are none behind it.
+    """
+    found: list[list[str]] = []
+    i = 0
+    while i < len(args):
+        word, equals, value = args[i].partition("=")
+        if word.replace("_", "-") != f"--{option}":
+            i += 1
+            continue
+        stop = next((j for j in range(i + 1, len(args)) if equals or args[j].startswith("-")), len(args))
+        words = [value] if equals else args[i + 1 : stop]
+        del args[i : i + 1 if equals else stop]
+        found.append([name for each in words for name in each.split(",") if name])
+        if not found[-1]:
+            raise OptionError(f"--{option} needs names, such as --{option} one,other.")
+    return tuple(found[-1]) if found else ()
 
 
 def _is_number(word: str) -> bool:

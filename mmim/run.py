@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from mmim import checkpoint, command, demo
-from mmim.config import to_plain, with_fields
+from mmim.config import from_plain, to_plain, with_fields
 from mmim.data.sources import Sample, find_samples, find_union
 from mmim.data.stored import every_row
 from mmim.data.union import mixture, parse_data, parse_weights, resolved
@@ -31,6 +31,7 @@ from mmim.modality import Modality
 from mmim.model import MaskedModel
 from mmim.options import Overrides, as_now, parse
 from mmim.records import Batch, map_raw
+from mmim.start import check_start
 from mmim.training.loop import Job, fresh_model, train
 from mmim.training.picture import reconstructions
 from mmim.training.recipe import FREE, Recipe
@@ -260,7 +261,7 @@ def dry_run(recipe: Recipe) -> None:
     with torch.device("meta"):
         model = MaskedModel(recipe)
     if recipe.init is not None:
-        checkpoint.check_start(model, recipe.init, trunk_only=recipe.init_trunk_only)
+        _check_frozen(recipe, model)
     one = torch.zeros(1, dtype=torch.int64)
     blanks = {
         name: map_raw(lambda tensor: tensor[None], modality.blank()) for name, modality in recipe.modalities.items()
@@ -270,6 +271,17 @@ def dry_run(recipe: Recipe) -> None:
     idle = [name for name, count in counts.items() if not count]
     if idle and (len(blanks) == 1 or len(idle) == len(counts)):  # a shared budget may show all of one sample's modality
         raise MaskingError(f"Nothing is left to predict for {idle[0]}: {recipe.budget}. Use a larger ratio.")
+
+
+def _check_frozen(recipe: Recipe, model: MaskedModel) -> None:
+    """Raise an OptionError unless the model can start from --init, and something then learns."""
+    assert recipe.init is not None
+    frozen = check_start(model, recipe.init, trunk_only=recipe.init_trunk_only).frozen(recipe.freeze)
+    if recipe.freeze_steps is None and not {name for name, _ in model.named_parameters()} - set(frozen):
+        raise OptionError(
+            f"--freeze {' '.join(recipe.freeze)} holds all weights, and nothing is left to learn: "
+            "name fewer parts, or let them learn after --freeze-steps N."
+        )
 
 
 def look_at_folder(job: Job) -> int:
@@ -287,7 +299,7 @@ def look_at_folder(job: Job) -> int:
                 f"{job.folder} has checkpoints and no recipe.yaml. Name another --output, or use --no-resume."
             )
         return 0
-    before, now = as_now(yaml.safe_load(there.read_text())), plain_recipe(job.given or job.recipe)
+    before, now = _as_written_now(yaml.safe_load(there.read_text())), plain_recipe(job.given or job.recipe)
     changed = [f"{path} {old} -> {new}" for path, old, new in _differences(before, now) if path not in FREE]
     if steps and not changed:
         data = checkpoint.read_state(job.checkpoints / f"step-{steps[-1]}")["data"]
@@ -298,6 +310,16 @@ def look_at_folder(job: Job) -> int:
             f"{job.folder} holds another run: {shown}. Name another --output, or use --no-resume to start anew."
         )
     return steps[-1] if steps else 0
+
+
+def _as_written_now(plain: dict[str, Any]) -> dict[str, Any]:
+    """An earlier recipe.yaml with the fields that came since, at their defaults; as it stands if it is no recipe."""
+    plain = as_now(plain)
+    try:
+        written: dict[str, Any] = to_plain(from_plain(Recipe, plain))
+    except (OptionError, TypeError):
+        return plain
+    return written
 
 
 def prepare_folder(job: Job, *, resume: bool) -> None:
@@ -348,9 +370,23 @@ def _announce(plan: Plan, accelerator: Accelerator, console: Console) -> None:
         console.print(f"Going on after step {job.start}.")
     elif job.recipe.init is not None:
         model = fresh_model(job.recipe)
-        fresh = checkpoint.check_start(model, job.recipe.init, trunk_only=job.recipe.init_trunk_only)
-        lacks = f"; fresh: {', '.join(sorted({'.'.join(name.split('.')[:2]) for name in fresh}))}" if fresh else ""
-        console.print(f"Starting from {checkpoint.find(job.recipe.init)}{lacks}.", highlight=False)
+        start = check_start(model, job.recipe.init, trunk_only=job.recipe.init_trunk_only)
+        said = f"Starting from {checkpoint.find(job.recipe.init)}"
+        for what, names in (("fresh", start.fresh), ("left out", start.left)):
+            said += f"; {what}: {', '.join(_parts(names))}" if names else ""
+        console.print(f"{said}.", highlight=False)
+        if frozen := start.frozen(job.recipe.freeze):
+            until = (
+                "all of the run" if job.recipe.freeze_steps is None else f"the first {job.recipe.freeze_steps} steps"
+            )
+            console.print(
+                f"Held for {until}: {len(frozen)} tensors of {', '.join(job.recipe.freeze)}.", highlight=False
+            )
+
+
+def _parts(names: Sequence[str]) -> list[str]:
+    """The parts of a model that tensors belong to, to the depth of a modality."""
+    return sorted({".".join(name.split(".")[: 4 if name.startswith("trunk.encoder.") else 3]) for name in names})
 
 
 def _report(plan: Plan, model: MaskedModel, device: torch.device, console: Console) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar, Literal
@@ -71,6 +71,10 @@ class Budget(Part):
 
     def check(self, modalities: Collection[str]) -> None:
         """Raise an OptionError if it can't cut these modalities."""
+
+    def using(self, kept: Sequence[str], fresh: Sequence[str]) -> "Budget":
+        """The budget for some of the modalities that it knows, and others that it does not."""
+        return self
 
 
 @dataclass(frozen=True)

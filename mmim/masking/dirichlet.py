@@ -1,8 +1,8 @@
 """A budget of visible tokens that the modalities of a sample share."""
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import torch
@@ -50,6 +50,9 @@ class Dirichlet(Budget):
             raise OptionError(f"Dirichlet.alphas names {unknown[0]!r}; there are {', '.join(modalities)}.")
         if not any(self._alpha(name) for name in modalities):
             raise OptionError("Dirichlet.alphas is 0 for every modality: one of them must be an input.")
+
+    def using(self, kept: Sequence[str], fresh: Sequence[str]) -> Budget:
+        return replace(self, alphas={name: alpha for name, alpha in self.alphas.items() if name in kept})
 
     def _alpha(self, name: str) -> float:
         return self.alphas.get(name, self.alpha)

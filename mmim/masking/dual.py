@@ -1,6 +1,6 @@
 """Dual masking: the decoder is asked for a part of the places alone."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -45,6 +45,9 @@ class DualMasking(Budget):
 
     def check(self, modalities: Collection[str]) -> None:
         self.encoder.check(modalities)
+
+    def using(self, kept: Sequence[str], fresh: Sequence[str]) -> Budget:
+        return replace(self, encoder=self.encoder.using(kept, fresh))
 
     def cut(
         self,

@@ -1,6 +1,6 @@
 """A budget for every modality of its own."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -30,6 +30,11 @@ class Each(Budget):
             raise OptionError(f"The budget has a part for {unknown[0]!r}; there are {', '.join(modalities)}.")
         for name, budget in self.of.items():
             budget.check([name])
+
+    def using(self, kept: Sequence[str], fresh: Sequence[str]) -> Budget:
+        """A modality that it does not know is cut like the first."""
+        first = next(iter(self.of.values()))
+        return Each(of={name: self.of[name] for name in kept} | dict.fromkeys(fresh, first))
 
     def cut(
         self,

@@ -1,8 +1,8 @@
 """Several budgets, one of them drawn for each sample."""
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from types import MappingProxyType
 
@@ -45,6 +45,9 @@ class Mixture(Budget):
     def check(self, modalities: Collection[str]) -> None:
         for budget in self.budgets:
             budget.check(modalities)
+
+    def using(self, kept: Sequence[str], fresh: Sequence[str]) -> Budget:
+        return replace(self, budgets=tuple(budget.using(kept, fresh) for budget in self.budgets))
 
     def cut(
         self,

@@ -1,9 +1,9 @@
 """Contrastive alignment of modalities: the two embeddings of a sample are to find each other among all of the batch."""
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, combinations, product
 from typing import Literal
 
 import torch
@@ -69,6 +69,14 @@ class Contrastive(Term):
                 f"A contrastive term compares two modalities, and there is {', '.join(modalities)}: "
                 "use another one beside it, or a weight of 0."
             )
+
+    def using(self, kept: Sequence[str], fresh: Sequence[str], lost: Sequence[str]) -> Term | None:
+        """Where pairs are named, a new modality makes one with each that is in them."""
+        if not self.pairs:
+            return self if len(kept) + len(fresh) > 1 else None
+        known = [name for name in dict.fromkeys(chain(*self.pairs)) if name in kept]
+        pairs = [pair for pair in self.pairs if set(pair) <= set(kept)] + list(product(known, fresh))
+        return replace(self, pairs=tuple(pairs)) if pairs else None
 
     def build(
         self, targets: Mapping[str, tuple[Target, float]], width: int, modalities: Collection[str]

@@ -1,8 +1,8 @@
 """The loss of masked modelling: how far predictions are from targets at hidden places."""
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -32,6 +32,12 @@ class Reconstruction(Term):
 
     def tasks_of(self, tasks: Collection[str]) -> Collection[str]:
         return self.tasks or tasks
+
+    def using(self, kept: Sequence[str], fresh: Sequence[str], lost: Sequence[str]) -> Term | None:
+        if not self.tasks:
+            return self
+        left = (*(task for task in self.tasks if task not in lost), *fresh)
+        return replace(self, tasks=left) if left else None
 
     def build(
         self, targets: Mapping[str, tuple[Target, float]], width: int, modalities: Collection[str]

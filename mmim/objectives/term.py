@@ -1,7 +1,7 @@
 """The contract of a term of the loss."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Num
@@ -73,6 +73,13 @@ class Term(Part):
 
     def check(self, modalities: Collection[str]) -> None:
         """Raise an OptionError if it names a modality that there is not, or needs more of them."""
+
+    def using(self, kept: Sequence[str], fresh: Sequence[str], lost: Sequence[str]) -> "Term | None":
+        """The term in a method that keeps some of its modalities and gets others; None: nothing of it is left.
+
+        kept: modalities; fresh: modalities that are new, each with a task of its name; lost: tasks that are gone.
+        """
+        return self
 
     @abstractmethod
     def build(self, targets: Mapping[str, tuple[Target, float]], width: int, modalities: Collection[str]) -> TermModule:

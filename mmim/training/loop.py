@@ -20,6 +20,8 @@ from mmim.draw import stable_hash
 from mmim.errors import TrainingError
 from mmim.model import MaskedModel
 from mmim.records import Batch
+from mmim.start import start_from
+from mmim.training.freeze import Freeze
 from mmim.training.quarantine import Quarantine
 from mmim.training.recipe import Recipe
 from mmim.training.tracker import Tracker
@@ -73,15 +75,18 @@ def train(job: Job, accelerator: Accelerator, tracker: Tracker) -> MaskedModel:
     """
     recipe, layout = job.recipe, job.layout
     model = fresh_model(recipe).to(accelerator.device)
+    names: list[str] = []
     if recipe.init is not None and not job.start:
-        checkpoint.start_from(model, recipe.init, trunk_only=recipe.init_trunk_only)
+        names = start_from(model, recipe.init, trunk_only=recipe.init_trunk_only).frozen(recipe.freeze)
     optimiser = recipe.optimiser.build(model, recipe.batch)
     if recipe.compile:
         torch._dynamo.config.recompile_limit = SHAPES
         model.compile(fullgraph=True)
     wrapped, stepper = accelerator.prepare(model, optimiser)
     wrapped.train()
-    quarantine = Quarantine(len(job.samples), recipe.max_bad, resume(job, model, optimiser, accelerator))
+    bad, held = resume(job, model, optimiser, accelerator)
+    quarantine = Quarantine(len(job.samples), recipe.max_bad, bad)
+    freeze = Freeze(model, names or held, recipe.freeze_steps)
 
     order = order_of(job)
     batches = load(
@@ -96,6 +101,7 @@ def train(job: Job, accelerator: Accelerator, tracker: Tracker) -> MaskedModel:
 
     for step in range(job.start, job.steps):
         torch.manual_seed(stable_hash(recipe.seed, step, accelerator.process_index))
+        freeze.prepare(step)
         lr = peak * recipe.schedule.factor(step, job.steps)
         for group in stepper.param_groups:
             group["lr"] = lr
@@ -106,6 +112,7 @@ def train(job: Job, accelerator: Accelerator, tracker: Tracker) -> MaskedModel:
         losses = backward(wrapped, micros, counts, accelerator)
         if len(recipe.modalities) > 1:
             forget_unused(model)
+        freeze.forget(step)
         norm = torch.zeros(())
         if any(bool(count) for count in counts.values()):
             norm = accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip_grad or math.inf)
@@ -120,7 +127,7 @@ def train(job: Job, accelerator: Accelerator, tracker: Tracker) -> MaskedModel:
             grad_norm = None if accelerator.optimizer_step_was_skipped else norm.item()
             tracker.log(step + 1, finite(_summed(losses, accelerator), grad_norm, step), lr=lr, grad_norm=grad_norm)
         if due:
-            save(job, model, stepper.optimizer, step + 1, quarantine, accelerator)
+            save(job, model, stepper.optimizer, step + 1, quarantine, freeze, accelerator)
     tracker.close(quarantine.listed())
     return model.eval()
 
@@ -193,17 +200,20 @@ def forget_unused(model: torch.nn.Module) -> None:
 
 def resume(
     job: Job, model: MaskedModel, optimiser: torch.optim.Optimizer, accelerator: Accelerator
-) -> list[Unreadable]:
-    """Put weights, optimiser and loss scaler back as they were at `job.start`; returns the files left out so far."""
+) -> tuple[list[Unreadable], list[str]]:
+    """Put weights, optimiser and loss scaler back as they were at `job.start`.
+
+    Returns the files left out so far, and the names of weights that may be held.
+    """
     if not job.start:
-        return []
+        return [], []
     folder = job.checkpoints / f"step-{job.start}"
     checkpoint.restore(model, checkpoint.read_tensors(folder / "model.safetensors"), folder)
     checkpoint.restore_optimiser(model, optimiser, checkpoint.read_tensors(folder / "training.safetensors"))
     state = checkpoint.read_state(folder)
     if accelerator.scaler is not None and state["scaler"]:
         accelerator.scaler.load_state_dict(state["scaler"])
-    return [Unreadable(**bad) for bad in state["unreadable"]]
+    return [Unreadable(**bad) for bad in state["unreadable"]], list(state.get("frozen", []))
 
 
 def save(
@@ -212,12 +222,14 @@ def save(
     optimiser: torch.optim.Optimizer,
     step: int,
     quarantine: Quarantine,
+    freeze: Freeze,
     accelerator: Accelerator,
 ) -> None:
     """Write a checkpoint from the main process."""
     if accelerator.is_main_process:
         scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-        state = {"data": job.data, "scaler": scaler, "unreadable": [asdict(bad) for bad in quarantine.listed()]}
+        bad = [asdict(one) for one in quarantine.listed()]
+        state = {"data": job.data, "scaler": scaler, "unreadable": bad, "frozen": freeze.names}
         checkpoint.save(job.checkpoints, model, step, checkpoint.optimiser_tensors(model, optimiser), state)
         checkpoint.prune(job.checkpoints, job.recipe.keep)
     accelerator.wait_for_everyone()

@@ -46,12 +46,20 @@ class Recipe(Method):
     weight: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=NUMBER for each of several --data: their shares of the samples that are drawn. Without it every sample comes
     once an epoch."""
+    use: tuple[str, ...] = ()
+    """Modalities, such as image,audio: some of the recipe's, and installed ones that it does not know; what names one that
+    is left out goes with it. Default: all of the recipe's."""
     output: Path | None = None
     """Run folder; default runs/NAME-DATA."""
     init: Path | None = None
     """Checkpoint or run folder whose weights the run starts from, such as `mmim import` makes; None starts afresh."""
     init_trunk_only: bool = False
     """Take the encoder alone from --init."""
+    freeze: tuple[str, ...] = ()
+    """Parts of the model, such as trunk or decoders.joint, whose weights from --init stay as they are; what is fresh in
+    them learns."""
+    freeze_steps: int | None = None
+    """Steps after which these weights learn too; None: never."""
     size: str = ""
     """Preset of widths, depths and heads, and of the batch where a paper's differs; options beside it win."""
     config: Path | None = None
@@ -104,6 +112,12 @@ class Recipe(Method):
             raise OptionError(f"Nothing is left to learn: {cure}.")
         if self.init_trunk_only and self.init is None:
             raise OptionError("--init-trunk-only without --init: name the checkpoint to start from.")
+        if self.freeze and self.init is None:
+            raise OptionError(
+                "--freeze without --init: fresh weights have to learn. Name the checkpoint to start from."
+            )
+        if self.freeze_steps is not None and (not self.freeze or self.freeze_steps < 1):
+            raise OptionError(f"--freeze-steps {self.freeze_steps} needs --freeze, and must be at least 1.")
         positive = {
             "batch": self.batch,
             "repeats": self.repeats,

@@ -14,6 +14,7 @@ from mmim.data.sources import find_samples
 from mmim.embed import embed, read
 from mmim.errors import CheckpointError, OptionError
 from mmim.model import MaskedModel
+from mmim.start import check_start
 from tests.mmim.test_run import metrics
 from tests.toy import TOY
 from tests.words import WORDS, Words
@@ -77,13 +78,13 @@ def test_a_run_starts_from_weights_of_an_equal_dictionary_and_of_no_other(data, 
     there = checkpoint.load(first).method.modalities["words"].dictionary
     other = shutil.copytree(there, tmp_path / "other")
     model = MaskedModel(replace(WORDS, modalities={"words": Words(dictionary=other)}))
-    assert checkpoint.check_start(model, first) == []
+    assert check_start(model, first).fresh == ()
     words = json.loads((other / "words.json").read_text())
     (other / "words.json").write_text(json.dumps(words[::-1]))
     with pytest.raises(
         OptionError, match=r"modalities\.words\.dictionary is .*words-dictionary there and .*other here"
     ):
-        checkpoint.check_start(model, first)
+        check_start(model, first)
 
 
 def test_padding_is_said_and_less_where_micro_batches_are_small(data, tmp_path):
