@@ -376,12 +376,9 @@ def _announce(plan: Plan, accelerator: Accelerator, console: Console) -> None:
             said += f"; {what}: {', '.join(_parts(names))}" if names else ""
         console.print(f"{said}.", highlight=False)
         if frozen := start.frozen(job.recipe.freeze):
-            until = (
-                "all of the run" if job.recipe.freeze_steps is None else f"the first {job.recipe.freeze_steps} steps"
-            )
-            console.print(
-                f"Held for {until}: {len(frozen)} tensors of {', '.join(job.recipe.freeze)}.", highlight=False
-            )
+            steps = job.recipe.freeze_steps
+            until = "to the end" if steps is None else f"for {steps} steps"
+            console.print(f"Held {until}: {len(frozen)} tensors of {', '.join(job.recipe.freeze)}.", highlight=False)
 
 
 def _parts(names: Sequence[str]) -> list[str]:

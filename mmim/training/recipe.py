@@ -47,8 +47,8 @@ class Recipe(Method):
     """NAME=NUMBER for each of several --data: their shares of the samples that are drawn. Without it every sample comes
     once an epoch."""
     use: tuple[str, ...] = ()
-    """Modalities, such as image,audio: some of the recipe's, and installed ones that it does not know; what names one that
-    is left out goes with it. Default: all of the recipe's."""
+    """Modalities, such as image,audio: some of the recipe's, and installed ones that it does not know; what names one
+    that is left out goes with it. Default: all of the recipe's."""
     output: Path | None = None
     """Run folder; default runs/NAME-DATA."""
     init: Path | None = None
@@ -113,9 +113,7 @@ class Recipe(Method):
         if self.init_trunk_only and self.init is None:
             raise OptionError("--init-trunk-only without --init: name the checkpoint to start from.")
         if self.freeze and self.init is None:
-            raise OptionError(
-                "--freeze without --init: fresh weights have to learn. Name the checkpoint to start from."
-            )
+            raise OptionError("--freeze without --init: fresh weights have to learn. Name a checkpoint to start from.")
         if self.freeze_steps is not None and (not self.freeze or self.freeze_steps < 1):
             raise OptionError(f"--freeze-steps {self.freeze_steps} needs --freeze, and must be at least 1.")
         positive = {
