@@ -1,12 +1,13 @@
 """The demo: a recipe on the sample world, judged against its own untrained encoder and against raw features."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from rich.console import Console
 
 from mmim.data.sample import Sample, stem_of
@@ -37,14 +38,12 @@ def judge(
     With several modalities also how well each finds the others of the same scene; a scene with the same factors in all
     is as right.
     """
-    parts = {split: find_samples(folder / split, trained.method.modalities) for split in SPLITS}
-    samples = [sample for split in SPLITS for sample in parts[split]]
+    samples, labels, heldout = labelled(folder, trained.method.modalities)
     batches = list(read(samples, trained.method.modalities, batch=64, workers=1))
     ours = embed(trained, samples, batches, device=device, features=True)
     theirs = embed(untrained, samples, batches, device=device)
     features = {"trained": ours.vectors["joint"], "untrained": theirs.vectors["joint"]}
     features |= {f"raw {name}": vectors for name, vectors in ours.features.items()}
-    labels, heldout = _labels(folder, parts), np.arange(len(samples)) >= len(parts["train"])
     rows = compare(features, labels, heldout)
     console.print(table(rows))
     console.print(verdict(rows))
@@ -72,6 +71,15 @@ def verdict(rows: Sequence[Row]) -> str:
         if (row.label, row.method) in known
     ]
     return f"Training beat the untrained encoder beyond its interval on: {', '.join(won) or 'nothing'}."
+
+
+def labelled(
+    folder: Path, modalities: Mapping[str, Modality]
+) -> tuple[list[Sample], dict[str, list[str]], Bool[np.ndarray, " n"]]:
+    """The samples of a world, the factors of each, and which of them are held out."""
+    parts = {split: find_samples(folder / split, modalities) for split in SPLITS}
+    samples = [sample for split in SPLITS for sample in parts[split]]
+    return samples, _labels(folder, parts), np.arange(len(samples)) >= len(parts["train"])
 
 
 def _labels(folder: Path, parts: dict[str, list[Sample]]) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from accelerate.utils import gather_object
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from mmim import checkpoint, command, demo
+from mmim import checkpoint, command, demo, growth
 from mmim.config import from_plain, to_plain, with_fields
 from mmim.data.sources import Sample, find_samples, find_union
 from mmim.data.stored import every_row
@@ -55,6 +55,8 @@ class Plan:
     job: Job
     world: Path | None
     """The sample world, if this is the demo."""
+    held: growth.Held | None = None
+    """What a model that learnt further modalities is compared on with the one it started from."""
 
     @property
     def trained(self) -> bool:
@@ -75,6 +77,7 @@ def run(recipe: Recipe) -> None:
     if plan.reported:
         console.print(f"This run is finished ({job.start} steps). More --steps continue it, --no-resume starts anew.")
         _point_to(job.folder, console)
+        growth.verdict(growth.scores_in(report_of(job.folder)), recipe.compare.most_lost, console)
         return
     accelerator = meet(recipe, console)
     with lock(job.folder, accelerator):
@@ -122,7 +125,31 @@ def make_plan(recipe: Recipe, console: Console) -> Plan:
     if not torch.cuda.is_available():
         torch.set_num_threads(threads)
     job = Job(ready, samples, layout, recipe.total_steps(len(samples)), folder, workers, given=recipe)
-    return Plan(replace(job, start=look_at_folder(job)), world)
+    return Plan(replace(job, start=look_at_folder(job)), world, compared_on(ready, samples, world))
+
+
+def compared_on(recipe: Recipe, samples: Sequence[Sample], world: Path | None) -> growth.Held | None:
+    """What the run is compared on with the model it starts from, if it adds modalities or is asked to.
+
+    Raises:
+        OptionError, DataError: it can't be compared as asked.
+    """
+    how = recipe.compare
+    asked = how != growth.Comparison()
+    if recipe.init is None:
+        if asked:
+            raise OptionError("--compare without --init: there is no model to compare with. Name one, or leave it out.")
+        return None
+    there = checkpoint.read_method(checkpoint.find(recipe.init)).modalities
+    known = [name for name in recipe.modalities if name in there]
+    if not asked and len(known) == len(recipe.modalities):
+        return None
+    if world is not None:
+        if how.labels or how.split:
+            raise OptionError("--compare.labels and --compare.split are for your own --data: the demo has its own.")
+        return growth.Held(tuple(known), *demo.labelled(world, {name: recipe.modalities[name] for name in known}))
+    inline = {name: modality.inline for name, modality in recipe.modalities.items()}
+    return growth.held_of(how, known, samples, recipe.data, inline)
 
 
 def prepared(recipe: Recipe, samples: Sequence[Sample], folder: Path, console: Console) -> Recipe:
@@ -398,9 +425,16 @@ def _report(plan: Plan, model: MaskedModel, device: torch.device, console: Conso
     else:
         pictured = first_of_each(job.samples, PICTURED)
     reconstructions(model, pictured, partial, device=device)
+    scores: list[growth.Score] = []
+    if plan.held is not None:
+        assert job.recipe.init is not None
+        console.print(f"Comparing with {job.recipe.init}, which the run started from ...", highlight=False)
+        before = checkpoint.load(job.recipe.init, device)
+        scores = growth.compare(before, model, plan.held, partial, console, device)
     shutil.rmtree(report_of(job.folder), ignore_errors=True)
     partial.rename(report_of(job.folder))
     _point_to(job.folder, console)
+    growth.verdict(scores, job.recipe.compare.most_lost, console)
 
 
 def first_of_each(samples: Sequence[Sample], count: int) -> list[Sample]:

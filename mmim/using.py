@@ -55,7 +55,7 @@ def using(method: M, names: Sequence[str]) -> M:
         "tasks": tasks,
         "objective": {name: term for name, term in terms.items() if term is not None},
     }
-    return cast("M", replace(method, **changed))
+    return replace(method, **changed)
 
 
 def _installed(name: str) -> Modality:

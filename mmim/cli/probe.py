@@ -9,10 +9,10 @@ import tyro
 
 from mmim import checkpoint as checkpoints
 from mmim import command
-from mmim.cli.label_table import label_table, root_of
 from mmim.cli.vectors import Sets, Source, compute
 from mmim.embed import read_parquet
 from mmim.errors import OptionError
+from mmim.evaluation.label_table import label_table, root_of
 from mmim.evaluation.labels import find_labels
 from mmim.evaluation.report import as_dict, compare_present, table
 

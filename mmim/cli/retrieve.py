@@ -11,10 +11,10 @@ import tyro
 
 from mmim import checkpoint as checkpoints
 from mmim import command
-from mmim.cli.label_table import label_table, root_of
 from mmim.cli.vectors import Source, compute
 from mmim.embed import chosen, read_parquet
 from mmim.errors import OptionError
+from mmim.evaluation.label_table import label_table, root_of
 from mmim.evaluation.labels import find_cells
 from mmim.evaluation.retrieval_report import as_dict, compare, parse_pairs, table
 from mmim.evaluation.tables import LabelTable

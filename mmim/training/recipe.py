@@ -10,6 +10,7 @@ import tyro
 from mmim.data.order import Layout
 from mmim.data.union import parse_weights
 from mmim.errors import OptionError
+from mmim.growth import Comparison
 from mmim.model import Method
 from mmim.training.optimiser import Optimiser
 from mmim.training.schedule import Schedule, WarmupCosine
@@ -27,6 +28,10 @@ FREE = {
     "resume",
     "config",
     "max_bad",
+    "compare.labels",
+    "compare.split",
+    "compare.samples",
+    "compare.most_lost",
 }
 """What may change between a run and its resumption: length, workers, logging and batch layout.
 
@@ -60,6 +65,8 @@ class Recipe(Method):
     them learns."""
     freeze_steps: int | None = None
     """Steps after which these weights learn too; None: never."""
+    compare: Comparison = field(default_factory=Comparison)
+    """What a model that learns further modalities forgot."""
     size: str = ""
     """Preset of widths, depths and heads, and of the batch where a paper's differs; options beside it win."""
     config: Path | None = None
@@ -116,6 +123,7 @@ class Recipe(Method):
             raise OptionError("--freeze without --init: fresh weights have to learn. Name a checkpoint to start from.")
         if self.freeze_steps is not None and (not self.freeze or self.freeze_steps < 1):
             raise OptionError(f"--freeze-steps {self.freeze_steps} needs --freeze, and must be at least 1.")
+        self.compare.check()
         positive = {
             "batch": self.batch,
             "repeats": self.repeats,
