@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import yaml
@@ -13,6 +13,7 @@ from mmim.masking.tube import TubeMasking
 from mmim.options import merge, parse
 from mmim.parts import register
 from mmim.training.recipe import Recipe
+from tests.mmim.test_using import Stranger  # noqa: F401  # registered there
 from tests.toy import TOY, Toy
 
 SIZES = {"small": {"encoder.width": 16}, "large": {"encoder.width": 32, "encoder.depth": 4, "batch": 16}}
@@ -287,3 +288,63 @@ def test_a_size_that_brings_a_part_and_an_option_that_chooses_it_are_two_answers
     with pytest.raises(OptionError, match="--size whole sets encoder, and --encoder chooses another part"):
         parse(TOY, ["--data", "x", "--size", "whole", "--encoder", "joint"], sizes, DEMO)
     assert parse(TOY, ["--data", "x", "--size", "whole"], sizes, DEMO).encoder == Wide(width=16, heads=1)
+
+
+def with_stranger(*argv: str) -> Recipe:
+    return ask("--use", "toy,stranger", *argv)
+
+
+def test_use_adds_an_installed_modality_whose_fields_are_options_then():
+    recipe = with_stranger("--modalities.stranger.rows", "4", "--data", "x", "--decoders.stranger.depth", "2")
+    assert list(recipe.modalities) == ["toy", "stranger"]
+    assert recipe.modalities["stranger"].rows == 4
+    assert recipe.decoders["stranger"].depth == 2
+    assert recipe.use == ("toy", "stranger")
+    assert ask("--use=stranger,toy", "--data", "x").modalities.keys() == recipe.modalities.keys()
+    assert ask("--use", "stranger", "toy", "--data", "x").use == recipe.use
+
+
+def test_use_of_all_that_a_recipe_has_is_the_recipe():
+    assert ask("--use", "toy", "--data", "x") == ask("--data", "x")
+
+
+def test_a_size_says_nothing_of_what_is_left_out():
+    sizes = {"small": {"decoders.toy.width": 4, "encoder.width": 16}}
+    recipe = parse(TOY, ["--size", "small", "--use", "stranger", "--data", "x"], sizes, {})
+    assert list(recipe.modalities) == ["stranger"]
+    assert recipe.encoder.width == 16
+    assert recipe.decoders["stranger"].width == 4  # one like that which is left out
+
+
+def test_a_runs_recipe_with_other_modalities_is_a_config(config):
+    recipe = with_stranger("--modalities.stranger.rows", "4", "--data", "x", "--size", "small")
+    file = config(**to_plain(recipe))
+    assert replace(ask("--config", file), config=None) == recipe
+    less = ask("--config", file, "--use", "stranger")
+    assert list(less.modalities) == ["stranger"]
+    assert less.modalities["stranger"].rows == 4
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--use"], "--use needs names, such as --use one,other"),
+        (["--use", "--steps", "3"], "--use needs names"),
+        (["--use", ","], "--use needs names"),
+        (["--use", "toy", "toy"], "--use names toy twice"),
+        (["--freeze", "trunk"], "--freeze without --init"),
+        (["--init", "x", "--freeze-steps", "3"], "--freeze-steps 3 needs --freeze"),
+        (["--init", "x", "--freeze", "trunk", "--freeze-steps", "0"], "must be at least 1"),
+        (["--compare.samples", "2"], "compare.samples is 2; it must be at least 8"),
+        (["--compare.most-lost", "-1"], "compare.most_lost is -1.0; it must be points of percent"),
+    ],
+)
+def test_what_grows_a_model_is_refused_where_it_can_not_be(argv, message):
+    with pytest.raises(OptionError, match=message):
+        ask(*argv)
+
+
+def test_a_modality_that_the_config_leaves_out_is_named_there(config):
+    file = config(**to_plain(ask("--use", "stranger", "--data", "x")))
+    with pytest.raises(OptionError, match=r"--use toy: the --config leaves it out"):
+        ask("--config", file, "--use", "toy")

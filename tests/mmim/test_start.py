@@ -7,11 +7,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import mmim
 from mmim import checkpoint
 from mmim.errors import CheckpointError, OptionError
 from mmim.model import MaskedModel
 from mmim.options import apply
 from mmim.start import check_start, start_from
+from mmim.using import using
+from tests.mmim.test_using import Stranger  # noqa: F401  # registered there
+from tests.several import SEVERAL, batch_of
 from tests.toy import TOY, Toy
 from tests.videomae import redraw
 
@@ -74,3 +78,55 @@ def test_a_foreign_file_is_to_be_imported_first(tmp_path):
     (tmp_path / "mae.pth").write_text("weights")
     with pytest.raises(CheckpointError, match=r"is a file: import it first with `mmim import`"):
         check_start(MaskedModel(TOY), tmp_path / "mae.pth")
+
+
+def weights(method, folder) -> Path:
+    """A checkpoint of a method, its weights redrawn."""
+    redraw(model := MaskedModel(method), seed=2)
+    return checkpoint.save(folder, model, 1)
+
+
+def test_a_grown_model_embeds_what_it_knew_as_before(tmp_path):
+    started = weights(using(SEVERAL, ["a", "b"]), tmp_path)
+    redraw(grown := MaskedModel(using(SEVERAL, ["a", "b", "c", "stranger"])), seed=3)
+    start = start_from(grown, started)
+    assert start.left == ()
+    assert start.modalities == ("a", "b")
+    assert start.fresh
+    assert all("c" in name.split(".") or "stranger" in name or "_c" in name or "own" in name for name in start.fresh)
+    batch = batch_of(3, "c:")
+    before, after = (model.eval().embed(batch, ["a", "b"]) for model in (mmim.load(started), grown))
+    assert torch.equal(before, after)
+
+
+def test_a_model_with_fewer_modalities_leaves_their_weights_out(tmp_path):
+    started = weights(SEVERAL, tmp_path)
+    redraw(less := MaskedModel(using(SEVERAL, ["a"])), seed=3)
+    start = start_from(less, started)
+    assert start.fresh == ()
+    assert "trunk.embedders.b.weight" in start.left
+    assert all(torch.equal(tensor, mmim.load(started).state_dict()[name]) for name, tensor in less.state_dict().items())
+
+
+def test_a_tensor_that_is_missing_and_of_no_new_modality_is_told(tmp_path):
+    started = weights(using(SEVERAL, ["a", "b"]), tmp_path)
+    tensors = checkpoint.read_tensors(started / "model.safetensors")
+    del tensors["trunk.embedders.b.weight"]
+    save_file(tensors, started / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"trunk.embedders.b.weight is missing there"):
+        check_start(MaskedModel(SEVERAL), started)
+
+
+def test_models_without_a_common_modality_are_no_start(tmp_path):
+    started = weights(using(SEVERAL, ["a"]), tmp_path)
+    with pytest.raises(OptionError, match=r"knows a, and this run has b, c: keep one of its modalities"):
+        check_start(MaskedModel(using(SEVERAL, ["b", "c"])), started)
+
+
+def test_parts_to_hold_are_parts_that_the_checkpoint_has(tmp_path):
+    start = check_start(MaskedModel(SEVERAL), weights(using(SEVERAL, ["a", "b"]), tmp_path))
+    held = start.frozen(["trunk", "decoders.joint"])
+    assert {name.split(".")[0] for name in held} == {"trunk", "decoders"}
+    assert not set(held) & set(start.fresh)
+    with pytest.raises(OptionError, match=r"--freeze decoders.own names no weights from --init; there are trunk, "):
+        start.frozen(["decoders.own"])
