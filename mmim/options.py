@@ -118,7 +118,9 @@ def parts_of(tree: Any, path: str = "") -> Iterator[tuple[str, Part]]:
 def exchange(recipe: Recipe, args: list[str]) -> tuple[Recipe, list[str]]:
     """Carry out every `--path NAME` that names another part (`--budget ratio`); the options that are left come back.
 
-    A part of the kind that is there already keeps its fields. A part inside of one that was exchanged is looked at too.
+    A part of the kind that is there already keeps its fields; one of another kind gets those that both have from the
+    same class below them (a frame of a video is cut as the picture was). A part inside of one that was exchanged is
+    looked at too.
     """
     rest, asked = list(args), set[str]()
     while fresh := [(path, part) for path, part in parts_of(recipe) if path not in asked]:
@@ -127,10 +129,17 @@ def exchange(recipe: Recipe, args: list[str]) -> tuple[Recipe, list[str]]:
         name = _take(rest, path)
         if name is not None and (kind := lookup(part.axis, name)) is not type(part):
             try:
-                recipe = replace_at(recipe, path, kind())
+                recipe = replace_at(recipe, path, kind(**_in_common(part, kind)))
             except TypeError as error:
                 raise OptionError(f"--{path} {name} can't stand alone: {error}. Set it in a recipe file.") from error
     return recipe, rest
+
+
+def _in_common(part: Part, kind: type[Part]) -> dict[str, Any]:
+    """The fields of a part that it has from a class which another kind extends as well."""
+    shared = [base for base in kind.__mro__ if dataclasses.is_dataclass(base) and isinstance(part, base)]
+    names = {field.name for base in shared for field in dataclasses.fields(base)}
+    return {name: getattr(part, name) for name in names}
 
 
 def _cli(recipe: Recipe, args: list[str], about: str) -> Recipe:

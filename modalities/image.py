@@ -1,43 +1,27 @@
 """Images: RGB pictures in square patches."""
 
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import PIL.Image
 import torch
-from einops import repeat
-from jaxtyping import Float, UInt8
-from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
+from jaxtyping import UInt8
+from torch import Tensor
 
-from mmim.data.crops import Filter, Interpolation
 from mmim.data.image_read import read_picture
-from mmim.data.maps import MapModality, shown
+from mmim.data.pictures import PictureModality
 from mmim.data.world import picture
-from mmim.errors import expect
-from mmim.layers.patches import PatchEmbed, cut, from_patches, per_channel
-from mmim.modality import Target
-from mmim.records import Tokens
-from mmim.targets.pixels import Pixels
-
-FLOOR = (24, 24)  # rows, columns of the plain features
-NORM_EPS = 1e-5  # of Swin's norm after the patch embedding
-FRAMED = ("flat", "learned", "none")  # positions that know a grid (time, row, column)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Image(MapModality):
+class Image(PictureModality):
     """RGB pictures in square patches, or in tubelets as clips are.
 
     Input   [b 3 H W], uint8; H and W multiples of `patch`, not only those of the fields
     Tokens  n = H / patch * W / patch, row by row from the top left; values [b n 3 patch patch],
             (x / 255 - mean) / std; coords (row, column) in tokens. With `frames` above 1: values
             [b n 3 frames patch patch], each frame the picture; coords (time, row, column)
-    View    for evaluation the largest window in the middle with the aspect of `size`. MAE takes the middle 224 of a
-            short side resized to 256, so it sees 7/8 of our window
     Paper   He et al. 2022 (MAE), sections 3 and 4, arXiv:2111.06377; Girdhar et al. 2023 (OmniMAE), section 3, for
             pictures as clips, arXiv:2206.08356
     """
@@ -45,72 +29,9 @@ class Image(MapModality):
     suffixes: ClassVar[tuple[str, ...]] = (
         ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm",
     )  # fmt: skip
-    view: ClassVar[tuple[str, ...]] = ("size", "interpolation")
-    target: ClassVar[Target] = Pixels(normalise="token")
-
-    interpolation: Interpolation = "bicubic"
-    """The filter of the resize (MAE: bicubic; SimMIM: bilinear)."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Subtracted from red, green and blue in [0, 1] (ImageNet)."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Divides red, green and blue after that (ImageNet)."""
-    embed_norm: bool = False
-    """A LayerNorm after the patch embedding (Swin: yes)."""
-    frames: int = 1
-    """Times that the picture is repeated, as one tubelet of that depth (OmniMAE: 2, with flat positions)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        expect(all(map(isfinite, self.mean)), self.mean, "finite for each colour", "Image.mean")
-        positive = all(isfinite(deviation) and deviation > 0 for deviation in self.std)
-        expect(positive, self.std, "above 0 for each colour, and finite", "Image.std")
-        expect(self.frames >= 1, self.frames, "at least 1", "Image.frames")
-        knows = self.frames == 1 or self.positions in FRAMED
-        expect(knows, self.positions, f"one of {', '.join(FRAMED)} where frames is above 1", "Image.positions")
-
-    @property
-    def filter(self) -> Filter:
-        return self.interpolation
-
-    @property
-    def piece(self) -> tuple[int, ...]:
-        depth = (self.frames,) if self.frames > 1 else ()
-        return (3, *depth, self.patch, self.patch)
-
-    def grid(self) -> tuple[int, ...]:
-        time = (1,) if self.frames > 1 else ()
-        return (*time, self.size[0] // self.patch, self.size[1] // self.patch)
-
-    def blank(self) -> UInt8[Tensor, "3 H W"]:
-        return torch.zeros(3, *self.size, dtype=torch.uint8)
 
     def pixels(self, path: Path) -> UInt8[Tensor, "h w 3"]:
         return torch.from_numpy(read_picture(path))
-
-    def tokenize(self, raw: UInt8[Tensor, "b 3 H W"]) -> Tokens:  # type: ignore[override]
-        share = raw.to(torch.get_default_dtype()) / 255
-        normalised = (share - per_channel(self.mean, share, 2)) / per_channel(self.std, share, 2)
-        if self.frames > 1:
-            normalised = repeat(normalised, "b c h w -> b c t h w", t=self.frames)
-        return cut("Image", normalised, self.piece[1:])
-
-    def untokenize(self, values: Float[Tensor, "b n *piece"], tokens: Tokens) -> Float[Tensor, "b 3 *T H W"]:
-        return from_patches(values, tokens.grid)
-
-    def raw(self, values: Float[Tensor, "b n *piece"]) -> Float[Tensor, "b n *piece"]:
-        axes = len(self.piece) - 1
-        return values * per_channel(self.std, values, axes) + per_channel(self.mean, values, axes)
-
-    def embedder(self, width: int) -> nn.Module:
-        return PatchEmbed(self.piece, width, xavier=True, norm_eps=NORM_EPS if self.embed_norm else None)
-
-    def render(self, data: Float[Tensor, "b 3 *T H W"]) -> list[UInt8[np.ndarray, "h w 3"]]:
-        """The pictures themselves; of a repeated one the mean of its frames, which a prediction may draw apart."""
-        return shown(data.mean(dim=2) if data.ndim > 4 else data)
-
-    def features(self, raw: UInt8[Tensor, "b 3 H W"]) -> Float[Tensor, "b p"]:  # type: ignore[override]
-        """Mean colours of 24 x 24 blocks, in [0, 1]: p = 1728."""
-        return adaptive_avg_pool2d(raw.to(torch.get_default_dtype()) / 255, FLOOR).flatten(1)
 
     def depict(self, scene: Any, path: Path) -> None:
         """The scene as a photograph, in PNG."""

@@ -19,6 +19,7 @@ from mmim.targets.pixels import Pixels
 from mmim.testing import MODALITY_CHECKS, depicted, run
 from modalities.audio import Audio
 from modalities.depth import Depth
+from modalities.frame import Frame
 from modalities.image import Image
 from modalities.points import Points
 from modalities.semseg import SemSeg
@@ -56,6 +57,7 @@ CASES: dict[str, Modality] = {
     "image, not square": Image(size=(24, 48), patch=8, positions="learned", embed_norm=True),
     "image, cells": CellImage(size=(32, 32), patch=8, positions="none"),
     "image, repeated": Image(size=(32, 32), patch=8, frames=2, positions="flat"),
+    "frame": Frame(size=(32, 32), patch=8),
     "depth": Depth(size=(32, 32), patch=8),
     "depth, fixed statistics": Depth(size=(24, 48), patch=8, mean=0.04, std=0.01, positions="learned"),
     "semseg": SemSeg(size=(32, 32), patch=8, classes=7, class_width=8),
@@ -80,7 +82,7 @@ WAIVED = {
 }
 
 
-KINDS = (Image, Depth, SemSeg, Video, Audio, Points, Text)
+KINDS = (Image, Frame, Depth, SemSeg, Video, Audio, Points, Text)
 
 
 @pytest.fixture(scope="module", autouse=True)
