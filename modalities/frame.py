@@ -55,6 +55,6 @@ class Frame(PictureModality):
             return torch.from_numpy(video.frames([video.num_frames // 2]))[0]
 
     def depict(self, scene: Any, path: Path) -> None:
-        """The scene as an mp4 without sound."""
-        frames = picture.frames(scene, scene.nuisance("frame"))
+        """The scene as an mp4 of eight frames, without sound."""
+        frames = picture.frames(scene, scene.nuisance("frame"), count=8)
         write_video(path, frames, fps=round(len(frames) / picture.SECONDS))

@@ -8,6 +8,7 @@ import torch
 
 from mmim.data.media_write import write_video
 from mmim.data.sources import find_samples
+from mmim.data.world import scenes
 from mmim.draw import Draw
 from mmim.errors import ReadError
 from mmim.modality import Source
@@ -17,6 +18,7 @@ from modalities.frame import Frame
 from modalities.image import Image
 from modalities.video import Video
 from recipes.cavmae import CAVMAE, DEMO, SIZES
+from tests import broken
 
 WHOLE = Frame(size=(32, 32), patch=8, crop="centre", flip=False)
 COUNT = 10
@@ -68,6 +70,20 @@ def test_a_file_that_is_no_video_is_not_read(tmp_path):
     (tmp_path / "0.mp4").write_text("no video")
     with pytest.raises(ReadError):
         WHOLE.read(Source(tmp_path / "0.mp4"), None)
+
+
+def test_damaged_videos_give_the_reasons_that_they_give_as_clips(tmp_path):
+    Frame().depict(*scenes(1, seed=0), good := tmp_path / "good.mp4")
+    video, reasons = Video(frames=4, stride=1, size=32, patch=8), []
+    for name, file in broken.spoil("video", good, tmp_path / "spoilt").items():
+        for modality in (video, WHOLE):
+            try:
+                modality.read(Source(file), None)
+                reasons.append((name, "good"))
+            except ReadError as error:
+                reasons.append((name, str(error)))
+    assert reasons[::2] == reasons[1::2]
+    assert len({reason for _, reason in reasons}) > 4
 
 
 def test_one_file_serves_a_frame_and_its_sound(clip):

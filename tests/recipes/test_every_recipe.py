@@ -5,6 +5,7 @@ from importlib.metadata import entry_points
 import pytest
 
 from mmim import run
+from mmim.errors import MmimError
 from mmim.options import apply, parse
 from recipes import (
     audiomae,
@@ -63,3 +64,24 @@ def test_the_demo_can_be_built(name):
     made = parse(recipe, [], sizes, demo)
     assert made.data == ()
     run.dry_run(made)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_another_modality_joins_a_recipe_or_one_line_says_why_not(name):
+    recipe, sizes, demo = RECIPES[name]
+    use = ",".join([*recipe.modalities, "points" if "depth" in recipe.modalities else "depth"])
+    why_not = {
+        "bert": "are no ids that others could replace",
+        "omnimae": "one head can't serve them",
+        "simmim": "A relative bias is for one modality",
+        "videomae_v2": "Running cells need a grid of time, rows and columns",
+    }
+
+    def joined():
+        run.dry_run(parse(recipe, ["--use", use, "--size", next(iter(sizes)), "--data", "."], sizes, demo))
+
+    if name in why_not:
+        with pytest.raises(MmimError, match=why_not[name]):
+            joined()
+    else:
+        joined()

@@ -325,8 +325,8 @@ def test_a_label_that_is_not_there_names_those_that_are(embedded, data, capsys):
 
 def test_sample_data_writes_readable_scenes_with_labels(tmp_path):
     main(["sample-data", "--out", str(tmp_path / "world"), "--scenes", "6", "--workers", "1"])
-    files = sorted((tmp_path / "world").rglob("*.mp4"))
-    assert len(files) == 6
+    for suffix in (".mp4", ".frame.mp4", ".wav", ".depth.png"):
+        assert len(list((tmp_path / "world").rglob(f"[0-9][0-9][0-9][0-9][0-9]{suffix}"))) == 6
     with (tmp_path / "world/train/index.csv").open() as file:
         assert {"id", "shape", "colour", "motion"} <= set(next(csv.reader(file)))
 
