@@ -1,6 +1,6 @@
 """Points: clouds of points in groups of neighbours."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -77,6 +77,12 @@ class Points(Modality):
         low, high = self.scale
         expect(0 < low <= high < float("inf"), self.scale, "0 < lowest <= highest", "Points.scale")
         expect(0 <= self.shift < float("inf"), self.shift, "at least 0 and finite", "Points.shift")
+
+    @property
+    def waivers(self) -> Mapping[str, str]:
+        if self.norm == "layer" or not self.sees_hidden:
+            return {}
+        return {"hidden_content_stays_hidden_in_training": "batch norms over hidden groups too, as published"}
 
     @property
     def channels(self) -> int:

@@ -355,7 +355,7 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize("part", FAULTS, ids=lambda part: part.__name__)
 def test_a_fault_fails_its_checks_and_no_other(part, files):
     outcomes = run_all(MODALITY_CHECKS, part(), files)
-    failed = {outcome.check: outcome.said for outcome in outcomes if outcome.result == "failed"}
+    failed = {outcome.check: outcome.came for outcome in outcomes if outcome.result == "failed"}
     assert set(failed) == FAULTS[part], failed
 
 
