@@ -80,9 +80,11 @@ class Points(Modality):
 
     @property
     def waivers(self) -> Mapping[str, str]:
-        if self.norm == "layer" or not self.sees_hidden:
+        if self.norm == "layer":
             return {}
-        return {"hidden_content_stays_hidden_in_training": "batch norms over hidden groups too, as published"}
+        apart = {"parts_of_a_batch_add_up_to_the_whole": "batch norms, as published: statistics of a part are others"}
+        leak = {"hidden_content_stays_hidden_in_training": "batch norms over hidden groups too, as published"}
+        return apart | leak if self.sees_hidden else apart
 
     @property
     def channels(self) -> int:
