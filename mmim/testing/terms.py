@@ -84,7 +84,7 @@ def nobody_there_costs_nothing(term: Term) -> None:
 
 
 def absent_samples_count_for_nothing(term: Term) -> None:
-    """Whatever stands in the place of what is absent, and whether a sample without anything is there, changes nothing."""
+    """Whatever stands in the place of what is absent, and a sample that has nothing, change nothing."""
     absent = {name: [*rows, 3] for name, rows in ABSENT.items()}
     batch = _batch(absent=absent)
     noise = toy_batch(NAMES, len(batch.ids), seed=9).views["main"]
@@ -189,7 +189,7 @@ def _model(term: Term) -> MaskedModel:
 
 def _losses(term: Term, batch: Batch) -> Losses:
     losses: Losses = _model(term)(batch)
-    return losses
+    return {name: LossTerm(loss.total.detach(), loss.count) for name, loss in losses.items()}
 
 
 def _pass(term: Term, batch: Batch) -> tuple[dict[str, tuple[float, float]], dict[str, Tensor]]:

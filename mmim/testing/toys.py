@@ -107,7 +107,7 @@ class Groups(Toy):
         centres = torch.randn(b, self.groups, 1, 3, generator=generator)
         return centres + 0.3 * torch.randn(b, self.groups, self.points, 3, generator=generator)
 
-    def tokenize(self, raw: Tensor) -> Tokens:
+    def tokenize(self, raw: Tensor) -> Tokens:  # type: ignore[override]
         centres = raw.mean(dim=2)
         return Tokens(raw - centres[:, :, None], centres)
 
@@ -153,7 +153,7 @@ class Words(Toy):
     def make(self, b: int, generator: torch.Generator) -> Tensor:
         return torch.randint(self.ids, (b, self.length), generator=generator)
 
-    def tokenize(self, raw: Tensor) -> Tokens:
+    def tokenize(self, raw: Tensor) -> Tokens:  # type: ignore[override]
         return Tokens(raw, torch.arange(self.length, dtype=torch.float32)[None, :, None], grid=(self.length,))
 
     def untokenize(self, values: Tensor, tokens: Tokens) -> Tensor:
