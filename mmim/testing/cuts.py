@@ -22,8 +22,8 @@ ONLY = "sample"
 
 def ranks_of(policy: MaskingPolicy, tokens: Tokens, draw: Draw) -> Tensor:
     """The ranking, with a hint of noise for a policy that wants to be guided."""
-    noise = Draw(draw.keys).uniform("hint", tokens.count)
-    return policy.rank(tokens, draw.named("check"), None if policy.hint is None else noise)
+    hint = None if policy.hint is None else draw.uniform("hint", tokens.count)
+    return policy.rank(tokens, draw.named("check"), hint)
 
 
 def require_whole_groups(policy: MaskingPolicy, tokens: Tokens, draw: Draw) -> None:
@@ -33,12 +33,13 @@ def require_whole_groups(policy: MaskingPolicy, tokens: Tokens, draw: Draw) -> N
     require(tokens.count % groups.size == 0, f"a size that divides {tokens.count} tokens", groups.size, policy, "group")
     whole = bool((lengths % per_group == 0).all())
     require(whole, f"sizes that divide {lengths.tolist()} valid tokens", per_group.tolist(), policy, "group")
-    for rank, there, size in zip(ranks_of(policy, tokens, draw), valid, per_group.tolist(), strict=True):
+    ranks = ranks_of(policy, tokens, draw)
+    for rank, there, size in zip(ranks, valid, per_group.tolist(), strict=True):
         sizes = rank[there].unique(return_counts=True)[1]
         alike = size == 1 or bool((sizes == size).all())
         require(alike, f"each rank shared by the {size} tokens of a group", sizes.tolist(), policy, "rank")
     for share, rounding in BUDGETS:
-        split = split_by(policy, tokens, draw, Ratio(float(share), rounding=rounding))
+        split = split_by(ranks, tokens, groups, Ratio(float(share), rounding=rounding))
         if split is not None:
             counts = flags_of(split.ids_keep, split.keep_valid).sum(dim=1)
             kept = [
@@ -50,9 +51,9 @@ def require_whole_groups(policy: MaskingPolicy, tokens: Tokens, draw: Draw) -> N
 
 def require_partition(policy: MaskingPolicy, tokens: Tokens, draw: Draw) -> None:
     """Every valid token is visible or masked, none is both, and padding is neither."""
-    valid = valid_of(tokens)
+    valid, ranks, groups = valid_of(tokens), ranks_of(policy, tokens, draw), groups_of(policy, tokens)
     for share, rounding in BUDGETS:
-        split = split_by(policy, tokens, draw, Ratio(float(share), rounding=rounding))
+        split = split_by(ranks, tokens, groups, Ratio(float(share), rounding=rounding))
         if split is not None:
             times = torch.zeros(valid.shape, dtype=torch.int64)
             times.scatter_add_(1, split.ids_keep, flags_of(split.ids_keep, split.keep_valid).long())
@@ -61,11 +62,11 @@ def require_partition(policy: MaskingPolicy, tokens: Tokens, draw: Draw) -> None
             require(once, "each valid token once", f"counts of {times.tolist()}", policy, "rank")
 
 
-def split_by(policy: MaskingPolicy, tokens: Tokens, draw: Draw, budget: Ratio) -> Split | None:
+def split_by(ranks: Tensor, tokens: Tokens, groups: Groups, budget: Ratio) -> Split | None:
     """A split of the tokens; None where the budget refuses, since nothing would be visible."""
-    ranks, groups = {ONLY: ranks_of(policy, tokens, draw)}, {ONLY: groups_of(policy, tokens)}
+    no_draw = Draw(torch.arange(len(ranks)))  # a ratio draws nothing
     try:
-        return budget.cut(ranks, {ONLY: tokens}, draw, groups)[ONLY]
+        return budget.cut({ONLY: ranks}, {ONLY: tokens}, no_draw, {ONLY: groups})[ONLY]
     except MaskingError:
         return None
 

@@ -152,7 +152,8 @@ def _shares_hidden(policy: MaskingPolicy, tokens: Tokens) -> Tensor | None:
         coords=first.coords.expand(SAMPLES, -1, -1),
         valid=None if first.valid is None else first.valid.expand(SAMPLES, -1),
     )
-    split = split_by(policy, many, Draw(torch.arange(SAMPLES)), Ratio(0.5, rounding="hidden_down"))
+    ranks = _ranks(policy, many, Draw(torch.arange(SAMPLES)))
+    split = split_by(ranks, many, groups_of(policy, many), Ratio(0.5, rounding="hidden_down"))
     if split is None:
         return None
     hidden = torch.ones(SAMPLES, tokens.count).scatter(
