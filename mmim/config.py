@@ -19,13 +19,18 @@ T = TypeVar("T")
 def to_plain(value: Any) -> Any:
     """Dicts, lists, strings and numbers for a dataclass tree."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = plain_fields(value)
         return {"kind": name_of(type(value)), **fields} if isinstance(value, Part) else fields
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [to_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def plain_fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass alone, so that a part needs no name."""
+    return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
 
 
 def from_plain(kind: Any, value: Any, where: str = "") -> Any:
@@ -73,8 +78,17 @@ def _dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
         if "kind" not in value:
             raise OptionError(f"{where or 'A part'} lacks its 'kind', the name of a {kind.axis}.")
         kind = lookup(kind.axis, value.pop("kind"))
+    return from_fields(kind, value, where)
+
+
+def from_fields(kind: type[T], value: Mapping[str, Any], where: str = "") -> T:
+    """A dataclass of this very type from the plain data of its fields.
+
+    Raises:
+        OptionError: an unknown field, or a value of another type; the message says where.
+    """
     hints = typing.get_type_hints(kind)
-    known = {field.name for field in dataclasses.fields(kind)}
+    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(value) - known):
         raise OptionError(
             f"{where or kind.__name__} has no field {', '.join(unknown)}; there are {', '.join(sorted(known))}."

@@ -45,3 +45,7 @@ class CheckpointError(MmimError):
 
 class TrainingError(MmimError):
     """A run that can't go on: non-finite loss, too many unreadable files."""
+
+
+class CheckError(MmimError):
+    """A part that fails some of its conformance checks."""

@@ -1,6 +1,6 @@
 """Points: clouds of points in groups of neighbours."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -77,6 +77,14 @@ class Points(Modality):
         low, high = self.scale
         expect(0 < low <= high < float("inf"), self.scale, "0 < lowest <= highest", "Points.scale")
         expect(0 <= self.shift < float("inf"), self.shift, "at least 0 and finite", "Points.shift")
+
+    @property
+    def waivers(self) -> Mapping[str, str]:
+        if self.norm == "layer":
+            return {}
+        apart = {"parts_of_a_batch_add_up_to_the_whole": "batch norms, as published: statistics of a part are others"}
+        leak = {"hidden_content_stays_hidden_in_training": "batch norms over hidden groups too, as published"}
+        return apart | leak if self.sees_hidden else apart
 
     @property
     def channels(self) -> int:

@@ -49,7 +49,7 @@ class Toy(Modality):
     def read(self, source: Source, draw: Draw | None) -> Tensor:
         try:
             numbers = torch.from_numpy(np.load(source.path))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise ReadError("not an array") from error
         return numbers if draw is None else numbers + draw.uniform("shift", 1)
 

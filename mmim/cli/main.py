@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 
 from mmim import command
+from mmim.cli.check import check
 from mmim.cli.embed import embed
 from mmim.cli.export import export
 from mmim.cli.import_ import import_
@@ -18,6 +19,7 @@ from mmim.cli.sample_data import sample_data
 from mmim.one_line import one_line
 
 COMMANDS: dict[str, Callable[..., None]] = {
+    "check": check,
     "embed": embed,
     "export": export,
     "import": import_,

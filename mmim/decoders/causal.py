@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,6 +31,13 @@ class CausalDecoder(Decoder):
     Differs  T5 itself reads the encoder through cross-attention, has relative biases for positions, RMS norms without
              biases, and one table for embeddings and head
     """
+
+    waivers: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "predictions_follow_the_places": "the order of the query is the order of the sequence",
+            "hidden_content_stays_hidden": "teacher forcing: each id is predicted from the true ones before it",
+        }
+    )
 
     width: int = 768
     """Channels of a token in the decoder (T5-Base: 768)."""

@@ -4,7 +4,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, combinations, product
-from typing import Literal
+from types import MappingProxyType
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -33,6 +34,10 @@ class Contrastive(Term):
     those of one micro-batch of all processes: accumulation means fewer of them, so the batch is no longer exactly the
     sum of its parts.
     """
+
+    waivers: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"parts_of_a_batch_add_up_to_the_whole": "fewer negatives in a part; processes gather theirs"}
+    )
 
     pairs: tuple[tuple[str, str], ...] = ()
     """Which modalities, (rows, candidates); none named means all pairs of the method's, in its order."""

@@ -115,7 +115,7 @@ def cut(model: MaskedModel, batch: Batch) -> tuple[Tokens, Split]:
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """One forward and backward pass: the only term's sum and count, and the gradients of its mean by parameter."""
+    """One forward and backward pass: the only term's sum and count, the gradients of its mean or sum by parameter."""
 
     total: Tensor
     count: Tensor
@@ -132,10 +132,10 @@ class Pass:
         return bad + [name for name, g in self.gradients.items() if g is not None and not bool(g.isfinite().all())]
 
 
-def one_pass(model: MaskedModel, batch: Batch) -> Pass:
-    """A pass in training mode."""
+def one_pass(model: MaskedModel, batch: Batch, splits: Mapping[str, Split] | None = None, *, mean: bool = True) -> Pass:
+    """A pass in training mode; without `mean` the gradients are those of the sum."""
     model.train().zero_grad()
-    (term,) = model(batch).values()
-    (term.total / term.count.clamp(min=1)).backward()
+    (term,) = model(batch, splits).values()
+    (term.total / term.count.clamp(min=1) if mean else term.total).backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
     return Pass(term.total.detach().float(), term.count.float(), gradients)

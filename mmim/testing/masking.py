@@ -2,10 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
-from math import ceil, floor
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,54 +11,24 @@ from mmim.corruption.corruption import Corruption
 from mmim.corruption.drop import Drop
 from mmim.corruption.mask_token import MaskToken
 from mmim.draw import Draw
-from mmim.errors import MaskingError
-from mmim.masking.budget import Groups, Ratio, groups_of
 from mmim.modality import Modality
 from mmim.model import MaskedModel
 from mmim.records import Batch, Split, Tokens
+from mmim.testing.cuts import flags_of, ranks_of, require_partition, require_whole_groups
 from mmim.testing.example import NAME, cut, example, raw_of, readable, toy_model
 from mmim.testing.failure import require
-
-Rounding = Literal["kept_down", "hidden_down", "hidden_up", "nearest"]
-BUDGETS = tuple((share, rounding) for share in (Fraction(1, 2), Fraction(3, 4)) for rounding in get_args(Rounding))
 
 
 def masks_keep_whole_groups_and_the_promised_count(modality: Modality, files: Sequence[Path]) -> None:
     """Groups divide the tokens, tokens of a group share a rank, and a ratio keeps exactly what its rounding says."""
     batch = example(modality, files)
-    tokens, groups = modality.tokenize(raw_of(batch)), _groups(modality, batch)
-    lengths, per_group = _valid(tokens).sum(dim=1), _per_group(groups, len(files))
-    policy = modality.masking
-    require(tokens.count % groups.size == 0, f"a size that divides {tokens.count} tokens", groups.size, policy, "group")
-    whole = bool((lengths % per_group == 0).all())
-    require(whole, f"sizes that divide {lengths.tolist()} valid tokens", per_group.tolist(), policy, "group")
-    for rank, there, size in zip(_rank(modality, batch), _valid(tokens), per_group.tolist(), strict=True):
-        sizes = rank[there].unique(return_counts=True)[1]
-        alike = size == 1 or bool((sizes == size).all())
-        require(alike, f"each rank shared by the {size} tokens of a group", sizes.tolist(), policy, "rank")
-    for share, rounding in BUDGETS:
-        split = _cut(modality, batch, Ratio(float(share), rounding=rounding))
-        if split is not None:
-            counts = _flags(split.ids_keep, split.keep_valid).sum(dim=1)
-            kept = [
-                _kept(n // s, share, rounding) * s for n, s in zip(lengths.tolist(), per_group.tolist(), strict=True)
-            ]
-            said = f"{kept} visible tokens with ratio {share} and rounding {rounding}"
-            require(counts.tolist() == kept, said, counts.tolist(), policy, "group")
+    require_whole_groups(modality.masking, modality.tokenize(raw_of(batch)), Draw(batch.keys))
 
 
 def visible_and_masked_partition_the_tokens(modality: Modality, files: Sequence[Path]) -> None:
     """Every valid token is visible or masked, none is both, and padding is neither."""
     batch = example(modality, files)
-    tokens = modality.tokenize(raw_of(batch))
-    for share, rounding in BUDGETS:
-        split = _cut(modality, batch, Ratio(float(share), rounding=rounding))
-        if split is not None:
-            times = torch.zeros(len(files), tokens.count, dtype=torch.int64)
-            times.scatter_add_(1, split.ids_keep, _flags(split.ids_keep, split.keep_valid).long())
-            times.scatter_add_(1, split.ids_masked, _flags(split.ids_masked, split.masked_valid).long())
-            once = torch.equal(times, _valid(tokens).long())
-            require(once, "each valid token once", f"counts of {times.tolist()}", modality.masking, "rank")
+    require_partition(modality.masking, modality.tokenize(raw_of(batch)), Draw(batch.keys))
 
 
 def a_sample_gets_the_same_mask_in_any_batch(modality: Modality, files: Sequence[Path]) -> None:
@@ -100,7 +67,7 @@ def _no_leak(modality: Modality, files: Sequence[Path], corruption: Corruption, 
     model = toy_model(modality, corruption=corruption).train(training)
     tokens, split = cut(model, batch)
     visible = torch.zeros(tokens.values.shape[:2], dtype=torch.bool)
-    visible.scatter_(1, split.ids_keep, _flags(split.ids_keep, split.keep_valid))
+    visible.scatter_(1, split.ids_keep, flags_of(split.ids_keep, split.keep_valid))
     shown = visible.reshape(*visible.shape, *[1] * (tokens.values.ndim - 2))
     before = _latents(model, batch, tokens, split)
     turned = tokens.values.flip(0, 1)
@@ -123,47 +90,4 @@ def _latents(model: MaskedModel, batch: Batch, tokens: Tokens, split: Split) -> 
 
 
 def _rank(modality: Modality, batch: Batch) -> Tensor:
-    return modality.masking.rank(modality.tokenize(raw_of(batch)), Draw(batch.keys).named("check"))
-
-
-def _groups(modality: Modality, batch: Batch) -> Groups:
-    return groups_of(modality.masking, modality.tokenize(raw_of(batch)))
-
-
-def _per_group(groups: Groups, b: int) -> Tensor:
-    """Valid tokens of a group, by sample."""
-    return torch.full((b,), groups.size) if groups.valid is None else groups.valid.clamp(min=1)
-
-
-def _cut(modality: Modality, batch: Batch, budget: Ratio) -> Split | None:
-    """A split of the batch; None where the budget refuses, since nothing would be visible."""
-    ranks, tokens = {NAME: _rank(modality, batch)}, {NAME: modality.tokenize(raw_of(batch))}
-    try:
-        return budget.cut(ranks, tokens, Draw(batch.keys), {NAME: _groups(modality, batch)})[NAME]
-    except MaskingError:
-        return None
-
-
-def _kept(places: int, share: Fraction, rounding: str) -> int:
-    """How many of so many groups stay; of a short sample at least one."""
-    return max(_rounded(places, share, rounding), min(places, 1))
-
-
-def _rounded(places: int, share: Fraction, rounding: str) -> int:
-    match rounding:
-        case "kept_down":
-            return floor(places * (1 - share))
-        case "hidden_down":
-            return places - floor(places * share)
-        case "hidden_up":
-            return places - ceil(places * share)
-        case _:
-            return places - round(places * share)
-
-
-def _valid(tokens: Tokens) -> Tensor:
-    return torch.ones(tokens.values.shape[:2], dtype=torch.bool) if tokens.valid is None else tokens.valid
-
-
-def _flags(ids: Tensor, valid: Tensor | None) -> Tensor:
-    return torch.ones_like(ids, dtype=torch.bool) if valid is None else valid
+    return ranks_of(modality.masking, modality.tokenize(raw_of(batch)), Draw(batch.keys))

@@ -1,18 +1,23 @@
 """Checks of `read`, `read_many`, `blank` and `collate`."""
 
-import pickle
 import random
-from collections.abc import Sequence
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from mmim.draw import Draw
+from mmim.errors import ReadError
 from mmim.modality import Modality, Source
 from mmim.records import Raw
 from mmim.testing.example import example, leaves, loaded, raw_of, source_of
-from mmim.testing.failure import require
+from mmim.testing.failure import CheckFailure, require
+from mmim.testing.storing import require_pickling, require_plain_fields
 
 KEYS = 8
 """How many draws of a file are looked at."""
@@ -63,22 +68,90 @@ def a_file_that_is_not_there_is_left_out(modality: Modality, files: Sequence[Pat
     bad = loaded(modality, [folder / f"missing{modality.suffix}", folder, *files])
     require(len(bad.unreadable) == 2, "2 files left out with a reason", bad.unreadable, modality, "read")
     for left_out in bad.unreadable:
-        short = 0 < len(left_out.reason) <= 200 and str(folder) not in left_out.reason and "\n" not in left_out.reason
-        require(short, "a reason in one short line without the path", repr(left_out.reason), modality, "read")
+        _require_reason(modality, left_out.reason, folder)
+
+
+def a_damaged_file_is_read_or_refused(modality: Modality, files: Sequence[Path]) -> None:
+    """Of an empty file, half of one, and noise `read` makes a view of the usual types, or a ReadError: nothing else."""
+    suffix, whole = _suffix(modality, files[0]), files[0].read_bytes()
+    noise = np.random.default_rng(0).bytes(max(64, min(len(whole), 4096)))
+    kinds = _types(modality.blank())
+    with _folder() as folder:
+        for name, data in (("empty", b""), ("half", whole[: len(whole) // 2]), ("noise", noise)):
+            file = folder / f"{name}{suffix}"
+            file.write_bytes(data)
+            for draw in (None, _draw(0)):
+                view = _view_or_none(modality, file, draw)
+                if view is not None:
+                    came = _types(view)
+                    require(
+                        came == kinds, f"tensors of {kinds}, as of other files, or a ReadError", came, modality, "read"
+                    )
+
+
+def reading_does_not_depend_on_where_the_file_lies(modality: Modality, files: Sequence[Path]) -> None:
+    """Under another name in another folder it is the same sample."""
+    with _folder() as folder:
+        for number, file in enumerate(files):
+            other = folder / f"renamed {number}{_suffix(modality, file)}"
+            shutil.copyfile(file, other)
+            for draw in (None, _draw(0)):
+                here, there = (modality.read(source_of(modality, path), draw) for path in (file, other))
+                require(equal(here, there), "the same view of a copy elsewhere", "another", modality, "read")
 
 
 def a_worker_reads_the_same(modality: Modality, files: Sequence[Path]) -> None:
     """The modality survives pickling, and another process reads the same views."""
-    copy = pickle.loads(pickle.dumps(modality))
-    require(copy == modality, "an equal modality out of a pickle", copy, modality, "__eq__")
-    here, there = example(modality, files, seed=0), example(copy, files, seed=0, workers=1)
+    require_pickling(modality)
+    here, there = example(modality, files, seed=0), example(modality, files, seed=0, workers=1)
     require(equal(raw_of(here), raw_of(there)), "the views of this process", "others in a worker", modality, "read")
+
+
+def its_fields_survive_a_recipe_file(modality: Modality, files: Sequence[Path]) -> None:
+    """Equal fields come out of `recipe.yaml` and of a checkpoint's `config.json`."""
+    require_plain_fields(modality)
 
 
 def equal(first: Raw, second: Raw) -> bool:
     """Whether raw data are the same to the bit."""
     one, other = leaves(first), leaves(second)
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder that is gone afterwards, in which libraries may warn of what they find."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield Path(folder)
+
+
+def _suffix(modality: Modality, file: Path) -> str:
+    """The suffix by which a modality knows a file, as it is written there."""
+    ends = [end for end in modality.suffixes if file.name.lower().endswith(end)]
+    longest = len(max(ends, key=len, default=file.suffix))
+    return file.name[len(file.name) - longest :]
+
+
+def _view_or_none(modality: Modality, file: Path, draw: Draw | None) -> Raw | None:
+    """The view of a damaged file; None where it is refused as it should be."""
+    try:
+        return modality.read(source_of(modality, file), draw)
+    except ReadError as error:
+        _require_reason(modality, str(error), file.parent)
+        return None
+    except Exception as error:
+        came = f"{type(error).__name__} of {_told(file.stem)}: {error}"
+        raise CheckFailure("a view or a ReadError", came, f"{type(modality).__name__}.read") from error
+
+
+def _told(name: str) -> str:
+    return {"empty": "an empty file", "half": "the first half of a file", "noise": "a file of noise"}[name]
+
+
+def _require_reason(modality: Modality, reason: str, folder: Path) -> None:
+    short = 0 < len(reason) <= 200 and str(folder) not in reason and "\n" not in reason
+    require(short, "a reason in one short line without the path", repr(reason), modality, "read")
 
 
 def _read(modality: Modality, source: Source, draw: Draw | None, state: int) -> Raw:

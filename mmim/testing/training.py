@@ -10,11 +10,13 @@ from torch import Tensor
 
 from mmim.masking.budget import Ratio, groups_of
 from mmim.modality import Modality
-from mmim.model import Step
-from mmim.records import Batch
-from mmim.testing.example import NAME, Pass, example, loaded, one_pass, raw_of, readable, toy_model
+from mmim.model import MaskedModel, Step
+from mmim.records import Batch, Split
+from mmim.testing.example import NAME, Pass, cut, example, loaded, one_pass, raw_of, readable, toy_model
 from mmim.testing.failure import require
 
+SMALLEST, LARGEST = 0.01, 10.0
+"""Bounds of the root mean square of a target. Raw pixels of 0 .. 255 are beyond."""
 STEPS = 120
 LEARNT = 0.25
 """The share of its first value below which the loss of one batch must fall within so many steps."""
@@ -38,6 +40,26 @@ def targets_fit_their_predictions(modality: Modality, files: Sequence[Path]) -> 
     kind = (tuple(loss.shape), loss.dtype)
     exact = kind[0] == (b, m) and kind[1] in (torch.float32, torch.float64)
     require(exact, f"a loss {(b, m)} in float32 or better", kind, target, "loss")
+
+
+def targets_are_of_order_one(modality: Modality, files: Sequence[Path]) -> None:
+    """The root mean square of what is predicted lies within bounds; ids have none. Losses of modalities are added."""
+    step = Step(toy_model(modality), example(modality, files))
+    values, (_, counted) = step.target(NAME), step.query(NAME)
+    if values.is_floating_point():
+        size = float(values[counted].square().mean().sqrt())
+        said = f"a root mean square of the targets in [{SMALLEST}, {LARGEST}]"
+        require(SMALLEST <= size <= LARGEST, said, f"{size:.3g}: scale in `tokenize`", modality.target, "values")
+
+
+def parts_of_a_batch_add_up_to_the_whole(modality: Modality, files: Sequence[Path]) -> None:
+    """Sums, counts and gradients of two parts add up to those of all: micro-batches and processes rest on it."""
+    model, half = toy_model(modality), len(files) // 2
+    whole = one_pass(model, example(modality, files), mean=False)
+    parts = [one_pass(model, readable(modality, part), mean=False) for part in (files[:half], files[half:])]
+    gradients = {name: _sum(*(part.gradients[name] for part in parts)) for name in whole.gradients}
+    added = Pass(parts[0].total + parts[1].total, parts[0].count + parts[1].count, gradients)
+    _same(modality, whole, added, "the loss and the gradients of the parts to add up to those of the whole")
 
 
 def absent_samples_count_for_nothing(modality: Modality, files: Sequence[Path]) -> None:
@@ -71,6 +93,18 @@ def a_fully_visible_batch_is_harmless(modality: Modality, files: Sequence[Path])
         full = one_pass(model, batch)
     require(not full.count, "a count of 0 where everything is visible", full.count.item(), modality.target, "values")
     _finite(modality, full, "where everything is visible")
+
+
+def a_fully_hidden_sample_is_harmless(modality: Modality, files: Sequence[Path]) -> None:
+    """Where one sample has no visible token, or none has, loss and gradients are finite."""
+    batch, model = example(modality, files), toy_model(modality)
+    splits = {some: _hiding(model, batch, some) for some in ("one", "all")}
+    splits["all, without a place"] = replace(splits["all"], ids_keep=splits["all"].ids_keep[:, :0], keep_valid=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of the statistics of no token
+        for which, split in splits.items():
+            hidden = one_pass(model, batch, {NAME: split})
+            _finite(modality, hidden, f"where {which} of the samples has nothing visible")
 
 
 def one_visible_group_is_enough(modality: Modality, files: Sequence[Path]) -> None:
@@ -119,6 +153,20 @@ def bfloat16_is_finite_and_near(modality: Modality, files: Sequence[Path]) -> No
     _finite(modality, rough, "in bfloat16")
     near = abs(rough.loss - exact.loss) <= 0.1 * abs(exact.loss)
     require(near, f"a loss near {exact.loss:.4g} in bfloat16", f"{rough.loss:.4g}", modality, "embedder, position")
+
+
+def _hiding(model: MaskedModel, batch: Batch, which: str) -> Split:
+    """The split of a batch, with all of the first sample hidden, or of all samples."""
+    tokens, split = cut(model, batch)
+    kept = torch.ones_like(split.ids_keep, dtype=torch.bool) if split.keep_valid is None else split.keep_valid.clone()
+    kept[: 1 if which == "one" else None] = False
+    ids = torch.arange(tokens.count).expand(len(kept), -1)
+    hidden = ~torch.zeros(ids.shape, dtype=torch.bool).scatter(1, split.ids_keep, kept)
+    return Split(split.ids_keep, ids, kept, hidden if tokens.valid is None else hidden & tokens.valid)
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return first if second is None else second if first is None else first + second
 
 
 def _missing(modality: Modality, files: Sequence[Path]) -> list[Path]:

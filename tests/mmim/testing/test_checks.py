@@ -80,6 +80,24 @@ class Closure(Sound):
     function: Callable[[int], int] = field(default=lambda x: x)
 
 
+class CrashesOnDamage(Sound):
+    def read(self, source, draw):
+        if not source.path.is_file():
+            raise ReadError("no file")
+        numbers = torch.from_numpy(np.load(source.path))
+        return numbers if draw is None else numbers + draw.uniform("shift", 1)
+
+
+class ReadsTheName(Sound):
+    def read(self, source, draw):
+        return super().read(source, draw) + len(source.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldOfASet(Sound):
+    chosen: frozenset[str] = frozenset({"a"})
+
+
 class OtherGrid(Sound):
     def grid(self):
         return 2, 4
@@ -210,6 +228,15 @@ class TwiceTheSize(Sound):
     target = HalfTarget()
 
 
+class TinyTarget(Pixels):
+    def values(self, tokens, ids, modality):
+        return super().values(tokens, ids, modality) * 1e-3
+
+
+class Vanishing(Sound):
+    target = TinyTarget()
+
+
 class BatchNorm(Embedder):
     def __init__(self, columns, width):
         super().__init__(columns, width)
@@ -239,6 +266,18 @@ class LoudestHidden(Pixels):
 
 class NeedsHidden(Sound):
     target = LoudestHidden()
+
+
+class LargestOfSome(Embedder):
+    """Looks at the largest of the tokens, of which there may be none."""
+
+    def after(self, x):
+        return x + 0 * x.amax(dim=1, keepdim=True)
+
+
+class NeedsSome(Sound):
+    def embedder(self, width):
+        return LargestOfSome(self.columns, width)
 
 
 class Standardises(Embedder):
@@ -312,12 +351,22 @@ class Neighbours(Sound):
 FAULTS: dict[type[Modality], set[str]] = {
     Sound: set(),
     PaddedSound: set(),
-    UnseededRead: {"reading_depends_on_the_draw_alone", "a_worker_reads_the_same"},
-    UnseededEvaluation: {"the_evaluation_view_is_always_the_same"},
+    UnseededRead: {
+        "reading_depends_on_the_draw_alone",
+        "reading_does_not_depend_on_where_the_file_lies",
+        "a_worker_reads_the_same",
+    },
+    UnseededEvaluation: {
+        "the_evaluation_view_is_always_the_same",
+        "reading_does_not_depend_on_where_the_file_lies",
+    },
     NothingRandom: {"another_draw_gives_another_view"},
     HalfBlank: {"an_absent_sample_stands_among_others", "a_batch_without_anybody_is_harmless"},
-    PathInReason: {"a_file_that_is_not_there_is_left_out"},
-    Closure: {"a_worker_reads_the_same"},
+    PathInReason: {"a_file_that_is_not_there_is_left_out", "a_damaged_file_is_read_or_refused"},
+    CrashesOnDamage: {"a_damaged_file_is_read_or_refused"},
+    ReadsTheName: {"reading_does_not_depend_on_where_the_file_lies"},
+    FieldOfASet: {"its_fields_survive_a_recipe_file"},
+    Closure: {"a_worker_reads_the_same", "its_fields_survive_a_recipe_file"},
     OtherGrid: {"tokens_have_the_declared_shapes"},
     TurnedCoords: {"tokens_have_the_declared_shapes"},
     WrongInverse: {"untokenize_is_the_inverse_of_the_cut"},
@@ -325,18 +374,20 @@ FAULTS: dict[type[Modality], set[str]] = {
     InPlace: {"tokenizing_leaves_its_input_alone"},
     Lies: {"masks_keep_whole_groups_and_the_promised_count"},
     NeverSeen: {"visible_and_masked_partition_the_tokens"},
-    SharedMask: {"a_sample_gets_the_same_mask_in_any_batch"},
+    SharedMask: {"a_sample_gets_the_same_mask_in_any_batch", "parts_of_a_batch_add_up_to_the_whole"},
     Peeking: {
         "hidden_content_stays_hidden",
         "hidden_content_stays_hidden_behind_mask_tokens",
         "hidden_content_stays_hidden_in_training",
     },
-    Statistics: {"hidden_content_stays_hidden_in_training"},
+    Statistics: {"hidden_content_stays_hidden_in_training", "parts_of_a_batch_add_up_to_the_whole"},
     Mixing: {"hidden_content_stays_hidden_behind_mask_tokens"},
     TwiceTheSize: {"targets_fit_their_predictions"},
-    MixesSamples: {"absent_samples_count_for_nothing"},
+    Vanishing: {"targets_are_of_order_one"},
+    MixesSamples: {"absent_samples_count_for_nothing", "parts_of_a_batch_add_up_to_the_whole"},
     NoEpsilon: {"absent_samples_count_for_nothing", "a_batch_without_anybody_is_harmless"},
     NeedsHidden: {"a_fully_visible_batch_is_harmless"},
+    NeedsSome: {"a_fully_hidden_sample_is_harmless"},
     NeedsTwo: {"one_visible_group_is_enough", "hidden_content_stays_hidden_behind_mask_tokens"},
     IdleParameter: {"every_parameter_gets_a_gradient"},
     NoPositions: {"one_batch_can_be_learnt"},
@@ -355,7 +406,7 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize("part", FAULTS, ids=lambda part: part.__name__)
 def test_a_fault_fails_its_checks_and_no_other(part, files):
     outcomes = run_all(MODALITY_CHECKS, part(), files)
-    failed = {outcome.check: outcome.said for outcome in outcomes if outcome.result == "failed"}
+    failed = {outcome.check: outcome.came for outcome in outcomes if outcome.result == "failed"}
     assert set(failed) == FAULTS[part], failed
 
 

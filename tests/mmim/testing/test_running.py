@@ -1,9 +1,14 @@
 """Running checks: waivers, and what a failure says."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 
 from mmim.errors import DataError, OptionError
+from mmim.masking.random import RandomMasking
 from mmim.testing import MODALITY_CHECKS, CheckFailure, Outcome, depicted, example, run, run_all
 from mmim.testing.example import readable
 from mmim.testing.reading import another_draw_gives_another_view, the_evaluation_view_is_always_the_same
@@ -53,10 +58,11 @@ def test_all_outcomes_are_collected(files):
             return super().read(source, draw) if draw is not None else [][0]
 
     checks = [another_draw_gives_another_view, the_evaluation_view_is_always_the_same]
-    assert run_all(checks, Crashes(), files, WAIVER) == [
-        Outcome("another_draw_gives_another_view", "waived", "the toy is never cropped"),
-        Outcome("the_evaluation_view_is_always_the_same", "failed", "IndexError: list index out of range"),
-    ]
+    waived, failed = run_all(checks, Crashes(), files, WAIVER)
+    assert waived == Outcome("another_draw_gives_another_view", "waived", "the toy is never cropped")
+    assert (failed.result, failed.came) == ("failed", "IndexError: list index out of range")
+    line = Crashes.read.__code__.co_firstlineno + 1
+    assert failed.look_at == f"{__file__}:{line}, in read"
     assert run_all(checks, Sound(), files) == [Outcome(check.__name__, "passed") for check in checks]
 
 
@@ -72,3 +78,34 @@ def test_checks_leave_torchs_generator_as_it_was(files):
     before = torch.get_rng_state()
     run_all(MODALITY_CHECKS, Sound(), files)
     assert torch.equal(before, torch.get_rng_state())
+
+
+class Waives(NothingRandom):
+    waivers: ClassVar[Mapping[str, str]] = WAIVER
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaivesByField(Sound):
+    random: bool = True
+
+    @property
+    def waivers(self):
+        return {} if self.random else WAIVER
+
+    def read(self, source, draw):
+        return super().read(source, draw if self.random else None)
+
+
+@pytest.mark.parametrize("part", [Waives(), WaivesByField(random=False), WaivesByField()], ids=str)
+def test_a_part_waives_by_itself(part, files):
+    run(another_draw_gives_another_view, part, files)
+
+
+def test_waivers_that_are_given_replace_the_parts_own(files):
+    with pytest.raises(CheckFailure, match="one view for 8 draws"):
+        run(another_draw_gives_another_view, Waives(), files, {})
+
+
+def test_files_for_a_part_that_reads_none_are_refused(files):
+    with pytest.raises(OptionError, match="The checks of a masking read no files, and 4 are given"):
+        run(another_draw_gives_another_view, RandomMasking(), files)
