@@ -22,7 +22,7 @@ from mmim.targets.pixels import Pixels
 class NewName(MapModality):
     """Maps [b 1 H W] in square patches: tokens row by row, values [b n 1 patch patch]. MapModality crops and mirrors."""
 
-    suffixes: ClassVar[tuple[str, ...]] = (".newname.png", ".newname.npy")  # CHANGE: of your files
+    suffixes: ClassVar[tuple[str, ...]] = (".newname.png", ".newname.npy")  # CHANGE
     filter: ClassVar[Filter] = "bilinear"  # of the resize; "nearest" for what can't be averaged
     target = Pixels()  # what is predicted, unless a recipe says otherwise
     full: float = 255.0  # CHANGE: the number that becomes 1 (of 16 bits: 65535; of degrees: the largest that matters)

@@ -19,7 +19,7 @@ class NewName(CloudModality):
     CloudModality draws points, scales, groups, embeds and shows; any method of it can be replaced here.
     """
 
-    suffixes: ClassVar[tuple[str, ...]] = (".newname.ply", ".newname.xyz")  # CHANGE: of your files
+    suffixes: ClassVar[tuple[str, ...]] = (".newname.ply", ".newname.xyz")  # CHANGE
     target = Chamfer()  # what is predicted, unless a recipe says otherwise
 
     points: int = 1024  # CHANGE: points of a sample

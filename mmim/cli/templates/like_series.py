@@ -19,7 +19,7 @@ class NewName(SeriesModality):
     SeriesModality cuts windows, pads, embeds and shows; any method of it can be replaced here.
     """
 
-    suffixes: ClassVar[tuple[str, ...]] = (".newname.csv", ".newname.npy")  # CHANGE: of your files
+    suffixes: ClassVar[tuple[str, ...]] = (".newname.csv", ".newname.npy")  # CHANGE
     target = Pixels()  # the numbers of the hidden patches, unless a recipe says otherwise
 
     channels: int = 2  # CHANGE: columns of your tables

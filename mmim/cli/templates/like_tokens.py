@@ -19,7 +19,7 @@ class NewName(IdsModality):
     IdsModality cuts windows, pads, embeds and shows; any method of it can be replaced here.
     """
 
-    suffixes: ClassVar[tuple[str, ...]] = (".newname.txt",)  # CHANGE: of your files
+    suffixes: ClassVar[tuple[str, ...]] = (".newname.txt",)  # CHANGE
     target = Ids()  # what is predicted, unless a recipe says otherwise
     symbols: ClassVar[Sequence[str]] = "abcdefghijklmnopqrstuvwxyz .,:!"  # CHANGE: "ACGT", ("walk", "sit", "lie") ...
 
