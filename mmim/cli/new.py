@@ -86,7 +86,7 @@ def project(name: str, like: Kind) -> dict[str, str]:
     texts = {
         f"{name}.py": _template(f"like_{like}.py"),
         f"test_{name}.py": _template("test_newname.py"),
-        "pyproject.toml": _template("pyproject.toml"),
+        "pyproject.toml": _template("project.toml"),
         "README.md": _template("README.md").replace("SUFFIX", f"7.{name}{suffix}").replace("METHOD", method),
     }
     return {file: text.replace("NewName", class_name(name)).replace("newname", name) for file, text in texts.items()}

@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 import PIL.Image
 import torch
-from torch import Tensor, nn
-
 from mmim.data.crops import Filter
 from mmim.data.map_read import read_map
 from mmim.data.maps import MapModality, shown
@@ -16,11 +14,12 @@ from mmim.data.world.picture import still
 from mmim.layers.patches import PatchEmbed, cut, from_patches
 from mmim.records import Tokens
 from mmim.targets.pixels import Pixels
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewName(MapModality):
-    """Maps [b 1 H W] in square patches: tokens row by row, values [b n 1 patch patch]. MapModality crops and mirrors."""
+    """Maps [b 1 H W] in square patches: values [b n 1 patch patch]. MapModality crops and mirrors."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".newname.png", ".newname.npy")  # CHANGE
     filter: ClassVar[Filter] = "bilinear"  # of the resize; "nearest" for what can't be averaged

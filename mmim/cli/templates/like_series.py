@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-
 from mmim.data.series import SeriesModality
 from mmim.data.series_read import read_series
 from mmim.data.world.picture import direct

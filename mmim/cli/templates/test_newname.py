@@ -1,9 +1,9 @@
 """newname keeps the contract of a modality: all checks of mmim's kit, on files of the sample world."""
 
 import pytest
-from newname import NewName
-
 from mmim.testing import MODALITY_CHECKS, depicted, run
+
+from newname import NewName
 
 MODALITY = NewName()  # CHANGE: with the fields that you train with, or smaller
 

@@ -61,8 +61,9 @@ def test_what_is_written_is_formatted_and_clean(kind, name, tmp_path):
     pytest.importorskip("ruff", reason="ruff is not installed")
     main(["new", name, "--like", kind, "--out", str(tmp_path)])
     for command in (["format", "--check"], ["check"]):
-        ruff = [sys.executable, "-m", "ruff", *command, "--isolated", "--line-length", "120", str(tmp_path)]
-        done = subprocess.run(ruff, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "."], cwd=tmp_path / name, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
 
