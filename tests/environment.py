@@ -15,6 +15,8 @@ SCRIPTS = {
     "torchrun": "from torch.distributed.run import main",
 }
 """Commands of packages that are installed here, to run with the environment's Python."""
+START = 'if __name__ == "__main__":\n    sys.exit(main())\n'
+"""The guard is for commands that spawn processes."""
 PIP = """import subprocess, sys
 first, *rest = sys.argv[1:]
 offline = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet"] if first == "install" else []
@@ -38,7 +40,7 @@ class Environment:
         here = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
         lines = [f"import site; site.addsitedir({place!r})\n" for place in here]
         (own / "here.pth").write_text("".join(lines))  # a .pth in the folder itself, for what is installed editable
-        texts = {name: f"import sys\n{line}\nsys.exit(main())\n" for name, line in SCRIPTS.items()} | {"pip": PIP}
+        texts = {name: f"import sys\n{line}\n{START}" for name, line in SCRIPTS.items()} | {"pip": PIP}
         for name, text in texts.items():
             (bin / name).write_text(f"#!{bin / 'python'}\n{text}")
             (bin / name).chmod(0o755)
