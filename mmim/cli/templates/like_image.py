@@ -37,10 +37,10 @@ class NewName(MapModality):
         return torch.zeros(1, *self.size)
 
     def tokenize(self, raw: Any) -> Tokens:  # CHANGE: subtract the mean of your data, divide by their deviation
-        return cut("NewName", (raw.to(torch.get_default_dtype()) - 0.5) / 0.25, self.piece[1:])
+        return cut("NewName", (raw.to(torch.get_default_dtype()) - 0.5) / 0.1, self.piece[1:])
 
     def raw(self, values: Tensor) -> Tensor:  # CHANGE: the inverse of this normalisation
-        return values * 0.25 + 0.5
+        return values * 0.1 + 0.5
 
     def untokenize(self, values: Tensor, tokens: Tokens) -> Tensor:  # the inverse of the cut
         return from_patches(values, tokens.grid)
