@@ -6,6 +6,7 @@ Nothing in mmim asks which modality it holds; what differs between pictures and 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -250,21 +251,28 @@ class Modality(Part):
     def untokenize(self, values: Num[Tensor, "b n *piece"], tokens: Tokens) -> Num[Tensor, "b *data"]:
         """The inverse of the cut: the data, in the units of `values`, which stand where those of `tokens` do."""
 
-    @abstractmethod
     def raw(self, values: Num[Tensor, "b n *piece"]) -> Num[Tensor, "b n *piece"]:
-        """Undo the normalisation."""
+        """Undo the normalisation; here there is none."""
+        return values
 
-    @abstractmethod
     def embedder(self, width: int) -> nn.Module:
-        """A module that maps contents `[b k *piece]` to embeddings `[b k width]`, or a `BatchEmbedder`."""
+        """A module that maps contents `[b k *piece]` to embeddings `[b k width]`, or a `BatchEmbedder`.
+
+        Here a linear map of all numbers of a token; ids want a table of vectors, which is to be said.
+        """
+        return nn.Sequential(nn.Flatten(2), nn.Linear(prod(self.piece), width))
 
     @abstractmethod
     def position(self, width: int) -> nn.Module:
         """A module that maps Tokens to position codes `[1 n width]` or `[b n width]`: a function of (coords, grid)."""
 
-    @abstractmethod
     def render(self, data: Num[Tensor, "b *data"]) -> list[UInt8[np.ndarray, "H W 3"]]:
-        """A picture of each sample from untokenized data in raw units, for a person to look at."""
+        """A picture of each sample from untokenized data in raw units, for a person to look at.
+
+        A number keeps its grey wherever it stands: what is hidden is found by drawing it twice, with extremes there.
+        Here the first axis goes to the right, all others down; 0 is grey, and numbers around 1 are told apart best.
+        """
+        return [_heat_map(each.reshape(len(each), -1)) for each in data.detach().float().cpu()]
 
     @abstractmethod
     def features(self, raw: Raw) -> Float[Tensor, "b p"]:
@@ -280,3 +288,10 @@ class Modality(Part):
     def suffix(self) -> str:
         """The suffix of the files that `depict` writes."""
         return self.suffixes[0]
+
+
+def _heat_map(columns: Num[Tensor, "n p"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Numbers as grey, eight pixels high and wide each."""
+    shares = columns.T / (1 + columns.T.abs())
+    grey = (127.5 + 127.5 * shares).round().to(torch.uint8).numpy().repeat(8, axis=0).repeat(8, axis=1)
+    return np.repeat(grey[..., None], 3, axis=2)

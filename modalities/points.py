@@ -7,25 +7,22 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
-from mmim.data.cloud import Cloud
+from mmim.data.cloud import Cloud, in_unit_ball
 from mmim.data.cloud_draw import pictures
 from mmim.data.cloud_read import SUFFIXES, count_rows, read_cloud
 from mmim.data.cloud_write import write_cloud
 from mmim.data.world.solids import solid_cloud
 from mmim.draw import Draw
 from mmim.errors import ReadError, expect
-from mmim.layers.grouping import farthest_points, nearest_points
+from mmim.layers.grouping import grouped, histograms, ungrouped
 from mmim.layers.point_embed import CentreEmbed, PointEmbed
 from mmim.masking.random import RandomMasking
 from mmim.modality import MaskingPolicy, Modality, Source, Target
-from mmim.records import Raw, Tokens, gather_tokens
+from mmim.records import Raw, Tokens
 from mmim.targets.chamfer import Chamfer
-
-SHIFTS = (1, 2, 3, 5, 7, 11, 13, 17)  # from a point to its partners, in the features' distances
-BINS = 32  # of each histogram of the features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +113,7 @@ class Points(Modality):
 
     def _view(self, cloud: Cloud, draw: Draw | None) -> Float32[Tensor, "P c"]:
         """Some points as a sample: in the unit ball, perhaps augmented."""
-        places, factors = _in_unit_ball(cloud.places), np.ones(3)
+        places, factors = in_unit_ball(cloud.places), np.ones(3)
         distinct = len(np.unique(places.astype(np.float32), axis=0))
         if distinct < self.groups:
             few = "1 distinct point" if distinct == 1 else "too few distinct points"  # how many depends on the draw
@@ -134,19 +131,13 @@ class Points(Modality):
         return torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32))
 
     def tokenize(self, raw: Float[Tensor, "b P c"]) -> Tokens:  # type: ignore[override]
-        raw = raw.to(torch.get_default_dtype())
-        places = raw[..., :3]
-        centres = gather_tokens(places, farthest_points(places, self.groups, skip_near_origin=self.skip_near_origin))
-        near = nearest_points(places, centres, self.group_size)
-        values = gather_tokens(raw, near.flatten(1)).unflatten(1, near.shape[1:])
-        return Tokens(self._moved(values, -centres), centres)
+        return grouped(
+            raw.to(torch.get_default_dtype()), self.groups, self.group_size, skip_near_origin=self.skip_near_origin
+        )
 
     def untokenize(self, values: Float[Tensor, "b n *piece"], tokens: Tokens) -> Float[Tensor, "b N c"]:
         """The points of all groups; one that several groups hold comes several times."""
-        return self._moved(values, tokens.coords).flatten(1, 2)
-
-    def _moved(self, values: Float[Tensor, "b n g c"], by: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n g c"]:
-        return torch.cat([values[..., :3] + by[:, :, None], values[..., 3:]], dim=-1)
+        return ungrouped(values, tokens)
 
     def raw(self, values: Float[Tensor, "b n *piece"]) -> Float[Tensor, "b n *piece"]:
         return values
@@ -163,29 +154,9 @@ class Points(Modality):
         return pictures(data[..., :3], colour)
 
     def features(self, raw: Float[Tensor, "b P c"]) -> Float[Tensor, "b p"]:  # type: ignore[override]
-        """Histograms of distances between points (Osada et al. 2002's D2), from the middle, and along x, y and z.
-
-        p = 160. Partners are those some rows on, as rows stand in random order.
-        """
-        places = raw[..., :3].to(torch.get_default_dtype())
-        apart = torch.cat([(places - places.roll(shift, 1)).norm(dim=2) for shift in SHIFTS], dim=1)
-        distances = [_histogram(apart, 0.0, 2.0), _histogram(places.norm(dim=2), 0.0, 1.0)]
-        return torch.cat(distances + [_histogram(places[..., axis], -1.0, 1.0) for axis in range(3)], dim=1)
+        """Histograms of distances between points, from the middle, and along x, y and z: p = 160."""
+        return histograms(raw[..., :3].to(torch.get_default_dtype()))
 
     def depict(self, scene: Any, path: Path) -> None:
         """The scene as a coloured cloud with normals, in binary .ply."""
         write_cloud(path, *solid_cloud(scene, scene.nuisance("points")))
-
-
-def _in_unit_ball(places: Float[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 3"]:
-    """Centred on the mean, the farthest at length 1; in two steps, since the squares of large numbers overflow."""
-    centred = places.astype(np.float64) / (np.abs(places).max() or 1)
-    centred = centred - centred.mean(axis=0)
-    scaled: Float64[np.ndarray, "n 3"] = centred / (np.linalg.norm(centred, axis=1).max() or 1)
-    return scaled
-
-
-def _histogram(x: Float[Tensor, "b n"], low: float, high: float) -> Float[Tensor, "b bins"]:
-    """Shares of the numbers in even bins; those beyond either end count in the last one there."""
-    at = ((x - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
-    return x.new_zeros(len(x), BINS).scatter_add_(1, at, torch.full_like(x, 1 / x.shape[1]))

@@ -13,6 +13,7 @@ from mmim.cli.embed import embed
 from mmim.cli.export import export
 from mmim.cli.import_ import import_
 from mmim.cli.list_ import list_
+from mmim.cli.new import new
 from mmim.cli.probe import probe
 from mmim.cli.retrieve import retrieve
 from mmim.cli.sample_data import sample_data
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "import": import_,
     "list": list_,
+    "new": new,
     "probe": probe,
     "retrieve": retrieve,
     "sample-data": sample_data,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 
 from mmim.draw import Draw
 from mmim.errors import ReadError
@@ -95,3 +95,11 @@ def subset(total: int, count: int, draw: Draw) -> Int64[np.ndarray, " {count}"]:
     drawn = ((coarse + fine * 2.0**-24) * total).astype(np.int64)  # 24 bits alone would not reach every point
     first = np.sort(np.unique(drawn, return_index=True)[1])[:count]
     return drawn[first]
+
+
+def in_unit_ball(places: Float[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 3"]:
+    """Centred on the mean, the farthest at length 1; in two steps, since the squares of large numbers overflow."""
+    centred = places.astype(np.float64) / (np.abs(places).max() or 1)
+    centred = centred - centred.mean(axis=0)
+    scaled: Float64[np.ndarray, "n 3"] = centred / (np.linalg.norm(centred, axis=1).max() or 1)
+    return scaled

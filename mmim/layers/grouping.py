@@ -5,9 +5,51 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mmim.errors import OptionError
+from mmim.records import Tokens, gather_tokens
 
 NEAR_ORIGIN = 1e-3
 """Squared distance from the origin up to which the published sampling never chooses a point."""
+SHIFTS = (1, 2, 3, 5, 7, 11, 13, 17)
+"""From a point to its partners, in the histogram of distances between points."""
+BINS = 32
+"""Of each histogram."""
+
+
+def grouped(points: Float[Tensor, "b P c"], groups: int, size: int, *, skip_near_origin: bool = True) -> Tokens:
+    """Points in groups around those farthest from each other, places (the first three numbers) relative to the centre.
+
+    Values `[b groups size c]`, each group's nearest first; coords (x, y, z) of the centres; no grid.
+    """
+    places = points[..., :3]
+    centres = gather_tokens(places, farthest_points(places, groups, skip_near_origin=skip_near_origin))
+    near = nearest_points(places, centres, size)
+    values = gather_tokens(points, near.flatten(1)).unflatten(1, near.shape[1:])
+    return Tokens(_moved(values, -centres), centres)
+
+
+def ungrouped(values: Float[Tensor, "b n g c"], tokens: Tokens) -> Float[Tensor, "b N c"]:
+    """The points of all groups where they were; one that several groups hold comes several times."""
+    return _moved(values, tokens.coords).flatten(1, 2)
+
+
+def _moved(values: Float[Tensor, "b n g c"], by: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n g c"]:
+    return torch.cat([values[..., :3] + by[:, :, None], values[..., 3:]], dim=-1)
+
+
+def histograms(places: Float[Tensor, "b P 3"]) -> Float[Tensor, "b p"]:
+    """Histograms of distances between points (Osada et al. 2002's D2), from the middle, and along x, y and z: p = 160.
+
+    Of points in the unit ball. Partners are those some rows on, as rows stand in random order.
+    """
+    apart = torch.cat([(places - places.roll(shift, 1)).norm(dim=2) for shift in SHIFTS], dim=1)
+    distances = [_histogram(apart, 0.0, 2.0), _histogram(places.norm(dim=2), 0.0, 1.0)]
+    return torch.cat(distances + [_histogram(places[..., axis], -1.0, 1.0) for axis in range(3)], dim=1)
+
+
+def _histogram(x: Float[Tensor, "b n"], low: float, high: float) -> Float[Tensor, "b bins"]:
+    """Shares of the numbers in even bins; those beyond either end count in the last one there."""
+    at = ((x - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
+    return x.new_zeros(len(x), BINS).scatter_add_(1, at, torch.full_like(x, 1 / x.shape[1]))
 
 
 @torch.no_grad()

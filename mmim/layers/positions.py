@@ -156,6 +156,25 @@ class LearnedTable(GridCode):
         return table[tuple(slice(extent) for extent in grid)].reshape(1, prod(grid), -1)
 
 
+class CoordSinusoid(nn.Module):
+    """A sinusoid of coordinates that lie on no grid, such as times of events; each axis has its share of the channels.
+
+    unit: what counts as 1, in the units of the coordinates: differences well below it are not told apart. Half of the
+        channels of an axis are sines, half cosines, with wavelengths from 2 pi to 20,000 pi units
+    """
+
+    def __init__(self, width: int, *, unit: float = 1.0, axes: int = 1) -> None:
+        super().__init__()
+        if width % (2 * axes):
+            raise OptionError(f"A sinusoid of {axes} axes needs a width that {2 * axes} divides, not {width}.")
+        self.width, self.unit, self.axes = width, unit, axes
+
+    def forward(self, tokens: Tokens) -> Float[Tensor, "_b1 n d"]:
+        codes = half_sinusoid(tokens.coords / self.unit, self.width // self.axes).flatten(2)  # b n axes channels
+        values = tokens.values
+        return codes.to(values.dtype if values.is_floating_point() else torch.get_default_dtype())
+
+
 class NoPosition(nn.Module):
     """Zeros, where the encoder knows places by itself (relative bias, windows)."""
 

@@ -7,7 +7,15 @@ from safetensors import safe_open
 from torch.testing import assert_close
 
 from mmim.errors import OptionError
-from mmim.layers.positions import FlatSinusoid, LearnedTable, interleaved_sinusoid, map_positions
+from mmim.layers.patches import grid_coords
+from mmim.layers.positions import (
+    CoordSinusoid,
+    FlatSinusoid,
+    LearnedTable,
+    half_sinusoid,
+    interleaved_sinusoid,
+    map_positions,
+)
 from mmim.records import Tokens
 from tests.toy import tokens
 from tests.videomae import REFERENCE
@@ -165,3 +173,18 @@ def test_sine_cosine_codes_of_three_axes_are_refused():
         OptionError, match=r"sincos codes lie on a grid of two axes, not on \(1, 4, 4\): use flat, learned"
     ):
         map_positions("sincos", 8, (1, 4, 4))
+
+
+def test_a_sinusoid_of_coordinates_is_that_of_the_grid_where_they_lie_on_one():
+    values = torch.zeros(2, 6, 1)
+    on_grid = Tokens(values, grid_coords((6,)), grid=(6,))
+    times = Tokens(values, torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 2.5])[None, :, None])
+    codes = CoordSinusoid(8, unit=0.5)(times)
+    assert_close(codes, half_sinusoid(on_grid.coords[..., 0], 8).float())
+    assert_close(CoordSinusoid(8, unit=0.5, axes=2)(Tokens(values, times.coords.repeat(2, 1, 2)))[:, :, :4],
+                 half_sinusoid(on_grid.coords[..., 0], 4).float().expand(2, -1, -1))  # fmt: skip
+
+
+def test_a_width_that_the_axes_do_not_divide_is_refused():
+    with pytest.raises(OptionError, match="a width that 6 divides, not 8"):
+        CoordSinusoid(8, axes=3)
