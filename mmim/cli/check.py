@@ -55,19 +55,19 @@ def check(
         data: folder, list, manifest or tars of files that a modality reads; the first few are taken.
         settings: FIELD=VALUE, fields of the part other than by default.
     """
-    axis = axis or _axis_of(name)
-    part = _made(axis, name, settings)
+    where = axis or _axis_of(name)
+    part = _made(where, name, settings)
     if data and not isinstance(part, Modality):
-        raise OptionError(f"--data with the {axis} {name!r}: its checks read no files, leave it out.")
+        raise OptionError(f"--data with the {where} {name!r}: its checks read no files, leave it out.")
     console, begun = command.console(), time.monotonic()
     with _files(part, name, data, console) as files:
-        checks, on = CHECKS[axis], f" on {len(files)} files" if files else ""
-        console.print(f"{axis} {name}: {len(checks)} checks{on}", markup=False, highlight=False)
+        checks, on = CHECKS[where], f" on {len(files)} files" if files else ""
+        console.print(f"{where} {name}: {len(checks)} checks{on}", markup=False, highlight=False)
         done = _told(console, checks, outcomes(checks, part, files))
     counts = ", ".join(f"{sum(one.result == result for one in done)} {result}" for result in STYLES)
     console.print(f"{counts} in {time.monotonic() - begun:.0f} s", highlight=False)
     if failed := [one.check for one in done if one.result == "failed"]:
-        raise CheckError(f"The {axis} {name!r} fails {len(failed)} of {len(done)} checks: {', '.join(failed)}.")
+        raise CheckError(f"The {where} {name!r} fails {len(failed)} of {len(done)} checks: {', '.join(failed)}.")
 
 
 # Which part

@@ -17,8 +17,8 @@ from mmim.testing.failure import require
 
 SMALLEST, LARGEST = 0.01, 10.0
 """Bounds of the root mean square of a target. Raw pixels of 0 .. 255 are beyond."""
-STEPS = 120
-LEARNT = 0.25
+STEPS = 240
+LEARNT = 0.4
 """The share of its first value below which the loss of one batch must fall within so many steps."""
 
 

@@ -27,8 +27,6 @@ from modalities.text import Text
 from modalities.video import Video
 from recipes import audiomae, mae, simmim, videomae
 
-WHOLE = {"another_draw_gives_another_view": "the whole file fits into the window, and nothing is cut"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class CellImage(Image):
@@ -75,9 +73,6 @@ CASES: dict[str, Modality] = {
 }
 # of a configuration or of these files; what belongs to the part stands there
 WAIVED = {
-    "audio, longer than its files": WHOLE,
-    "depth": {"one_batch_can_be_learnt": "the absolute error falls slowly: to 0.31 in 120 steps, to 0.15 in 240"},
-    "text, whole": WHOLE,
     "image, cells": {"one_batch_can_be_learnt": "places are known to the encoder's relative bias, which the toy lacks"},
 }
 
@@ -128,7 +123,7 @@ def _cut(source, path, frames):
 
 @pytest.mark.parametrize("check", MODALITY_CHECKS, ids=lambda check: check.__name__)
 def test_sounds_of_all_lengths_honour_the_contract(check, cut_sounds):
-    run(check, Audio(frames=256, mel=32), cut_sounds, WHOLE)
+    run(check, Audio(frames=256, mel=32), cut_sounds)
 
 
 # Counts of section 2.2 of the facts about published systems
