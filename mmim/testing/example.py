@@ -86,25 +86,29 @@ def leaves(raw: Raw) -> dict[str, Tensor]:
     return {"": raw} if isinstance(raw, Tensor) else raw
 
 
-def toy_method(modality: Modality, *, budget: Budget = HALF, corruption: Corruption | None = None) -> Method:
+def toy_method(
+    modality: Modality, *, budget: Budget = HALF, corruption: Corruption | None = None, width: int = 32
+) -> Method:
     """A tiny method around the modality, with its default masking and target."""
     return Method(
         modalities={NAME: modality},
         masking={NAME: modality.masking},
         budget=budget,
         corruption={} if corruption is None else {NAME: corruption},
-        encoder=JointEncoder(width=32, depth=2, heads=2),
-        decoders={NAME: SelfAttentionDecoder(width=32, depth=1, heads=2)},
+        encoder=JointEncoder(width=width, depth=2, heads=2),
+        decoders={NAME: SelfAttentionDecoder(width=width, depth=1, heads=2)},
         tasks={NAME: Task(modality=NAME, decoder=NAME, target=modality.target)},
         objective={"reconstruction": Reconstruction()},
     )
 
 
-def toy_model(modality: Modality, *, budget: Budget = HALF, corruption: Corruption | None = None) -> MaskedModel:
+def toy_model(
+    modality: Modality, *, budget: Budget = HALF, corruption: Corruption | None = None, width: int = 32
+) -> MaskedModel:
     """A model of `toy_method`, always with the same weights; torch's own generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return MaskedModel(toy_method(modality, budget=budget, corruption=corruption))
+        return MaskedModel(toy_method(modality, budget=budget, corruption=corruption, width=width))
 
 
 def cut(model: MaskedModel, batch: Batch) -> tuple[Tokens, Split]:

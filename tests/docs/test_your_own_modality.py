@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from mmim import testing
-from mmim.cli.main import COMMANDS
 from mmim.modality import Modality
 from tests.environment import Environment
 
@@ -24,8 +23,6 @@ def blocks() -> list[tuple[str, str]]:
 
 @pytest.mark.slow
 def test_every_block_runs_in_order(tmp_path):
-    if "check" not in COMMANDS:
-        pytest.skip("`mmim check` is not there yet")
     run_blocks(blocks(), tmp_path)
 
 
