@@ -139,9 +139,6 @@ class Points(Modality):
         """The points of all groups; one that several groups hold comes several times."""
         return ungrouped(values, tokens)
 
-    def raw(self, values: Float[Tensor, "b n *piece"]) -> Float[Tensor, "b n *piece"]:
-        return values
-
     def embedder(self, width: int) -> nn.Module:
         return PointEmbed(self.channels, width, sees_hidden=self.sees_hidden, norm=self.norm)
 

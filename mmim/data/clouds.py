@@ -87,9 +87,6 @@ class CloudModality(Modality):
         """The points of all groups; one that several groups hold comes several times."""
         return ungrouped(values, tokens)
 
-    def raw(self, values: Float[Tensor, "b n *piece"]) -> Float[Tensor, "b n *piece"]:
-        return values
-
     def embedder(self, width: int) -> nn.Module:
         return PointEmbed(3, width, norm="layer")
 

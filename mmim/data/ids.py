@@ -98,9 +98,6 @@ class IdsModality(Modality):
     def untokenize(self, values: Num[Tensor, "b n"], tokens: Tokens) -> Num[Tensor, "b n"]:
         return values
 
-    def raw(self, values: Num[Tensor, "b n"]) -> Num[Tensor, "b n"]:
-        return values
-
     def embedder(self, width: int) -> nn.Module:
         """A table of vectors, normal with deviation 0.02."""
         embedding = nn.Embedding(self.vocabulary.size, width)
