@@ -102,8 +102,9 @@ def lookup(axis: str, name: str) -> type[Part]:
         raise OptionError(f"No {axis} is called {name!r}; there are {', '.join(names(axis)) or 'none'}. {hint}")
     try:
         part: type[Part] = _entry_points(axis)[name].load()
-    except (ImportError, AttributeError) as error:
-        raise OptionError(f"The {axis} {name!r} can't be imported: {error}. Mend or remove its package.") from error
+    except Exception as error:  # a stranger's module may raise anything
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise OptionError(f"The {axis} {name!r} can't be imported ({said}): mend or remove its package.") from error
     return part
 
 

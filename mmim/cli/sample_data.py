@@ -22,9 +22,15 @@ def sample_data(out: Path, scenes: int = 256, seed: int = 0, workers: int = 2) -
     """
     if scenes < 1 or workers < 1:
         raise OptionError(f"--scenes {scenes} and --workers {workers} must be at least 1.")
-    found = {name: lookup("modality", name)() for name in names("modality")}
-    modalities = {name: part for name, part in found.items() if isinstance(part, Modality)}
-    depicters = {name: part for name, part in modalities.items() if type(part).depict is not Modality.depict}
+    console, depicters = command.console(), dict[str, Modality]()
+    for name in names("modality"):
+        try:
+            part = lookup("modality", name)()
+        except (OptionError, TypeError) as error:
+            console.print(f"Note: {name} is left out: {error}", markup=False, highlight=False)
+            continue
+        if isinstance(part, Modality) and type(part).depict is not Modality.depict:
+            depicters[name] = part
     folder = world.build(out, world.scenes(scenes, seed), depicters, workers=workers)
     where = f"{folder}/train and {folder}/heldout, labels in index.csv"
-    command.console().print(f"{scenes} scenes by {', '.join(depicters)} in {where}")
+    console.print(f"{scenes} scenes by {', '.join(depicters)} in {where}")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import mmim
-from mmim import checkpoint
+from mmim import checkpoint, parts
 from mmim.cli.main import main
 from mmim.data.media_write import write_video
 from mmim.masking.budget import Ratio
@@ -20,6 +21,7 @@ from mmim.model import MaskedModel, Method, Task
 from mmim.objectives.reconstruction import Reconstruction
 from mmim.targets.pixels import Pixels
 from modalities.audio import Audio
+from modalities.image import Image
 from tests.sounds import write as write_sound
 from tests.videomae import batch_of, toy
 
@@ -335,3 +337,15 @@ def test_help_is_no_error(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     assert "embed" in capsys.readouterr().out
+
+
+def test_sample_data_leaves_out_a_modality_that_can_not_be_made(tmp_path, capsys, monkeypatch):
+    @dataclass(frozen=True, kw_only=True)
+    class NeedsACamera(Image):
+        camera: str
+
+    monkeypatch.setitem(parts._registered, ("modality", "needs_a_camera"), NeedsACamera)
+    main(["sample-data", "--out", str(tmp_path / "world"), "--scenes", "3", "--workers", "1"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Note: needs_a_camera is left out:" in said
+    assert "'camera'" in said
