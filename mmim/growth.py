@@ -104,7 +104,13 @@ def held_of(
 
 
 def compare(
-    before: MaskedModel, after: MaskedModel, held: Held, folder: Path, console: Console, device: torch.device
+    before: MaskedModel,
+    after: MaskedModel,
+    held: Held,
+    how: Comparison,
+    folder: Path,
+    console: Console,
+    device: torch.device,
 ) -> list[Score]:
     """Print and write (`growth.json`) how the modalities that both know fare; the scores are those that may be lost.
 
@@ -144,10 +150,22 @@ def compare(
         scores += _pairs_of_found(found)
     if not scores:
         console.print(f"Nothing to compare {', '.join(held.names)} by: give --compare.labels.")
+    plain["how"] = _way(how)
     plain["scores"] = [{"what": one.what, "before": one.before, "after": one.after} for one in scores]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "growth.json").write_text(json.dumps(plain, indent=1) + "\n")
     return scores
+
+
+def _way(how: Comparison) -> dict[str, object]:
+    """What decides the scores; how many points may be lost does not."""
+    return {"labels": list(how.labels), "split": how.split, "samples": how.samples}
+
+
+def made_so(folder: Path, how: Comparison) -> bool:
+    """Whether an earlier `compare` was made in this way."""
+    file = folder / "growth.json"
+    return file.is_file() and json.loads(file.read_text()).get("how") == _way(how)
 
 
 def scores_in(folder: Path) -> list[Score]:
@@ -163,6 +181,10 @@ def verdict(scores: Sequence[Score], most_lost: float | None, console: Console) 
         TrainingError: it is above `most_lost`.
     """
     if not scores:
+        if most_lost is not None:
+            raise TrainingError(
+                f"--compare.most-lost {most_lost:g}: nothing could be compared; the notes above say why."
+            )
         return
     worst = max(scores, key=lambda score: score.lost)
     lost = [score for score in scores if most_lost is not None and score.lost > most_lost]

@@ -33,6 +33,8 @@ def parse(recipe: Recipe, argv: Sequence[str], sizes: Mapping[str, Overrides], d
     """
     args = list(argv)
     plain = _config(_peek(args, "config"))
+    if "use" in plain:
+        plain["use"] = _names_in(plain["use"])
     asked, length = _peek(args, "size"), _length(args)
     about = _demo(demo)
     if _data(args, plain) or {"-h", "--help"} & set(args):  # the help shows the paper's values
@@ -56,6 +58,18 @@ def parse(recipe: Recipe, argv: Sequence[str], sizes: Mapping[str, Overrides], d
     recipe = _cli(apply(recipe, length | renewed), args, _description(recipe, sizes) + about)
     recipe.check()
     return recipe
+
+
+def _names_in(use: Any) -> list[str]:
+    """The modalities that a config names under `use`: a list, or names between commas.
+
+    Raises:
+        OptionError: they are something else.
+    """
+    names = use.split(",") if isinstance(use, str) else use or []
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise OptionError(f"The --config has `use: {use}`: it must be a list of names, such as [one, other].")
+    return [name.strip() for name in names if name.strip()]
 
 
 def _using(recipe: Recipe, use: Sequence[str], whole: Recipe | None = None) -> Recipe:

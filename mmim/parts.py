@@ -105,6 +105,8 @@ def lookup(axis: str, name: str) -> type[Part]:
     except Exception as error:  # a stranger's module may raise anything
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise OptionError(f"The {axis} {name!r} can't be imported ({said}): mend or remove its package.") from error
+    if not (isinstance(part, type) and issubclass(part, Part) and part.axis == axis):
+        raise OptionError(f"The {axis} {name!r} is {part!r}, and that is no {axis}: mend its package's entry points.")
     return part
 
 

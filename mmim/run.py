@@ -65,8 +65,10 @@ class Plan:
 
     @property
     def reported(self) -> bool:
-        """Whether the report of the finished run is there too."""
-        return self.trained and report_of(self.job.folder).is_dir()
+        """Whether the report of the finished run is there too, and compares what is to be compared."""
+        report = report_of(self.job.folder)
+        compared = self.held is None or growth.made_so(report, self.job.recipe.compare)
+        return self.trained and report.is_dir() and compared
 
 
 def run(recipe: Recipe) -> None:
@@ -77,7 +79,8 @@ def run(recipe: Recipe) -> None:
     if plan.reported:
         console.print(f"This run is finished ({job.start} steps). More --steps continue it, --no-resume starts anew.")
         _point_to(job.folder, console)
-        growth.verdict(growth.scores_in(report_of(job.folder)), recipe.compare.most_lost, console)
+        if plan.held is not None:
+            growth.verdict(growth.scores_in(report_of(job.folder)), recipe.compare.most_lost, console)
         return
     accelerator = meet(recipe, console)
     with lock(job.folder, accelerator):
@@ -120,16 +123,19 @@ def make_plan(recipe: Recipe, console: Console) -> Plan:
     samples = found.samples
     mixture(samples, parse_weights(recipe.weight, recipe.data))
     ready = prepared(recipe, samples, folder, console)
-    dry_run(ready)
+    begun = recipe.resume and bool(checkpoint.steps(folder / "checkpoints"))
+    dry_run(ready, begun=begun)
     workers, threads = share_cores(max(1, _cores() // local), recipe)
     if not torch.cuda.is_available():
         torch.set_num_threads(threads)
     job = Job(ready, samples, layout, recipe.total_steps(len(samples)), folder, workers, given=recipe)
-    return Plan(replace(job, start=look_at_folder(job)), world, compared_on(ready, samples, world))
+    return Plan(replace(job, start=look_at_folder(job)), world, compared_on(ready, samples, world, console))
 
 
-def compared_on(recipe: Recipe, samples: Sequence[Sample], world: Path | None) -> growth.Held | None:
+def compared_on(recipe: Recipe, samples: Sequence[Sample], world: Path | None, console: Console) -> growth.Held | None:
     """What the run is compared on with the model it starts from, if it adds modalities or is asked to.
+
+    A run that goes on needs no --init any more; where that is gone there is nothing to compare with.
 
     Raises:
         OptionError, DataError: it can't be compared as asked.
@@ -139,6 +145,9 @@ def compared_on(recipe: Recipe, samples: Sequence[Sample], world: Path | None) -
     if recipe.init is None:
         if asked:
             raise OptionError("--compare without --init: there is no model to compare with. Name one, or leave it out.")
+        return None
+    if not recipe.init.exists() and how.most_lost is None:  # of a run that begins it was looked at before
+        console.print(f"Note: --init {recipe.init} is gone, so the run is not compared with it.", markup=False)
         return None
     there = checkpoint.read_method(checkpoint.find(recipe.init)).modalities
     known = [name for name in recipe.modalities if name in there]
@@ -156,26 +165,37 @@ def prepared(recipe: Recipe, samples: Sequence[Sample], folder: Path, console: C
     """The recipe with modalities that know what is to be learnt of the corpus before a run.
 
     A run that goes on has what its checkpoint carries, whatever became of the corpus and of folders that were named
-    since. What they need is kept in the cache, since checkpoints come and go.
+    since; one that starts from another takes what that one learnt, unless it names its own. What they need is kept in
+    the cache, since checkpoints come and go.
 
     Raises:
         CheckpointError, DataError, OptionError: it can't be had, or is another than the run began with.
     """
     there = checkpoint.steps(folder / "checkpoints") if recipe.resume else []
     before = checkpoint.read_method(checkpoint.find(folder)).modalities if there else {}
+    taken = checkpoint.read_method(checkpoint.find(recipe.init)).modalities if recipe.init and not there else {}
     modalities = {}
     for name, modality in recipe.modalities.items():
         if modality.files and type(before.get(name)) is type(modality):
             ready = _as_before(name, modality, before[name], folder)
+        elif _learnt(modality) and type(taken.get(name)) is type(modality):
+            console.print(f"{name} takes {', '.join(_learnt(modality))} from --init.", highlight=False)
+            files = checkpoint.folders_of(taken[name])
+            ready = with_fields(modality, {field: files[field] for field in _learnt(modality) if field in files})
         else:
             modality.check()
-            if any(getattr(modality, field) is None for field in modality.files):
+            if _learnt(modality):
                 console.print(f"Learning from the data what {name} needs before it can be read ...")
             sources = [sample.sources[name] for sample in samples if name in sample.sources]
             ready = modality.prepare([row for source in sources for row in every_row(source, modality)])
         modalities[name] = with_fields(ready, {field: _kept(ready, field) for field in checkpoint.folders_of(ready)})
         modalities[name].check()
     return replace(recipe, modalities=modalities)
+
+
+def _learnt(modality: Modality) -> list[str]:
+    """The fields for files that it needs and does not name."""
+    return [field for field in modality.files if getattr(modality, field) is None]
 
 
 def _as_before(name: str, modality: Modality, before: Modality, folder: Path) -> Modality:
@@ -279,15 +299,17 @@ def check_writable(folder: Path) -> None:
         raise OptionError(f"--output {folder} can't be written: {there} is read-only for you. Name another folder.")
 
 
-def dry_run(recipe: Recipe) -> None:
+def dry_run(recipe: Recipe, *, begun: bool = False) -> None:
     """Build the model without memory, and tokenise and cut one blank sample: what does not fit shows here.
+
+    begun: the run goes on from a checkpoint of its own, so that what it started from counts no more.
 
     Raises:
         OptionError, MaskingError: sizes that do not fit each other, or a budget that leaves nothing to see.
     """
     with torch.device("meta"):
         model = MaskedModel(recipe)
-    if recipe.init is not None:
+    if recipe.init is not None and not begun:
         _check_frozen(recipe, model)
     one = torch.zeros(1, dtype=torch.int64)
     blanks = {
@@ -430,11 +452,12 @@ def _report(plan: Plan, model: MaskedModel, device: torch.device, console: Conso
         assert job.recipe.init is not None
         console.print(f"Comparing with {job.recipe.init}, which the run started from ...", highlight=False)
         before = checkpoint.load(job.recipe.init, device)
-        scores = growth.compare(before, model, plan.held, partial, console, device)
+        scores = growth.compare(before, model, plan.held, job.recipe.compare, partial, console, device)
     shutil.rmtree(report_of(job.folder), ignore_errors=True)
     partial.rename(report_of(job.folder))
     _point_to(job.folder, console)
-    growth.verdict(scores, job.recipe.compare.most_lost, console)
+    if plan.held is not None:
+        growth.verdict(scores, job.recipe.compare.most_lost, console)
 
 
 def first_of_each(samples: Sequence[Sample], count: int) -> list[Sample]:

@@ -37,10 +37,11 @@ class Start:
         Raises:
             OptionError: a part has none.
         """
+        parts = [part for words in parts for part in words.split(",")]
         for part in parts:
             if not any(_belongs(name, [part]) for name in self.tensors):
-                there = sorted({".".join(name.split(".")[:2]) for name in self.tensors})
-                raise OptionError(f"--freeze {part} names no weights from --init; there are trunk, {', '.join(there)}.")
+                there = sorted({".".join(name.split(".")[:depth]) for name in self.tensors for depth in (1, 2)})
+                raise OptionError(f"--freeze {part} names no weights from --init; there are {', '.join(there)}.")
         return [name for name in self.tensors if _belongs(name, parts)]
 
 
@@ -128,6 +129,10 @@ def _alike(first: Modality, second: Modality) -> list[str]:
 
 def _fitting(model: MaskedModel, there: Method, both: Sequence[str], path: Path, trunk_only: bool) -> Start:
     own, tensors = model.state_dict(), read_tensors(find(path) / "model.safetensors")
+    for name, owner in there.shared_embedders.items():
+        if name in both and name not in model.method.shared_embedders:  # what it shared is its own now
+            its, shared = f"trunk.embedders.{name}.", f"trunk.embedders.{owner}."
+            tensors |= {its + key.removeprefix(shared): tensors[key] for key in list(tensors) if key.startswith(shared)}
     gone, added = _only_in(there, both), _only_in(model.method, both)
     left = tuple(name for name in tensors if name in gone and name not in own)
     tensors = {name: tensor for name, tensor in tensors.items() if name not in left}
@@ -144,7 +149,7 @@ def _fitting(model: MaskedModel, there: Method, both: Sequence[str], path: Path,
     if wrong:
         raise CheckpointError(
             f"--init {path} does not fit this recipe: {', '.join(wrong[:5])} ({len(wrong)} in all). "
-            "Set the sizes to its own, or take its encoder alone with --init-trunk-only."
+            f"Set the sizes to its own{'' if trunk_only else ', or take its encoder alone with --init-trunk-only'}."
         )
     return Start(tensors, tuple(name for name in own if name not in tensors), left, tuple(both))
 

@@ -60,7 +60,11 @@ def check(name: str, like: Kind, folder: Path) -> None:
     Raises:
         OptionError: it can't be used, or the folder exists.
     """
-    if not re.fullmatch("[a-z]([a-z0-9_]*[a-z0-9])?", name) or keyword.iskeyword(name):
+    if (
+        not re.fullmatch("[a-z]([a-z0-9_]*[a-z0-9])?", name)
+        or keyword.iskeyword(name)
+        or keyword.iskeyword(class_name(name))
+    ):
         raise OptionError(
             f"The name {name!r} can't be used: use lower-case letters, digits and _, a letter first, no word of Python."
         )

@@ -51,7 +51,7 @@ class IdsModality(Modality):
         """What each id is called, in pictures and messages."""
 
     @abstractmethod
-    def ids(self, path: Path) -> Sequence[int]:
+    def ids(self, path: Path) -> Sequence[int] | np.ndarray:
         """All of a file, at least one id.
 
         Raises:
@@ -79,14 +79,17 @@ class IdsModality(Modality):
         ids = self.ids(source.path)  # parsed once
         return [self._window(ids, draw) for draw in draws]
 
-    def _window(self, ids: Sequence[int], draw: Draw | None) -> dict[str, Tensor]:
+    def _window(self, ids: Sequence[int] | np.ndarray, draw: Draw | None) -> dict[str, Tensor]:
         """A part of the sequence, padded."""
-        if not ids or min(ids) < 0 or max(ids) >= len(self.symbols):
-            known = "no symbols" if not ids else f"ids from {min(ids)} to {max(ids)}"
-            raise ReadError(f"{known}; there are 0 to {len(self.symbols) - 1}")
+        found = np.asarray(ids)
+        if found.ndim != 1 or not found.size or found.dtype.kind not in "iu":
+            came = f"{found.dtype} {found.shape}" if found.size else "no symbols"
+            raise ReadError(f"{came}; a row of ids, whole numbers, is read")
+        if found.min() < 0 or found.max() >= len(self.symbols):
+            raise ReadError(f"ids from {found.min()} to {found.max()}; there are 0 to {len(self.symbols) - 1}")
         start = int((0.5 if draw is None else draw.floats("clip", 1)[0]) * max(len(ids) - self.length + 1, 1))
-        shown, window = ids[start : start + self.length], self.blank()
-        window["ids"][: len(shown)] = torch.tensor(shown)
+        shown, window = found[start : start + self.length].astype(np.int64), self.blank()
+        window["ids"][: len(shown)] = torch.from_numpy(shown)
         window["length"] = torch.tensor(len(shown))
         return window
 

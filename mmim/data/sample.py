@@ -105,7 +105,13 @@ def compound_suffixes() -> frozenset[str]:
 
 @cache
 def _compound(installed: tuple[str, ...]) -> frozenset[str]:
-    found: set[str] = set()
+    return frozenset(suffix for suffix in _claims(installed) if suffix.count(".") > 1)
+
+
+@cache
+def _claims(installed: tuple[str, ...]) -> dict[str, int]:
+    """How many of the installed modalities read files of a suffix."""
+    found: dict[str, int] = {}
     for name in installed:
         try:
             part = lookup("modality", name)
@@ -113,8 +119,16 @@ def _compound(installed: tuple[str, ...]) -> frozenset[str]:
             continue
         if not issubclass(part, Modality):  # what is registered wrongly is not read with either
             continue
-        found |= {suffix for suffix in part.suffixes if suffix.count(".") > 1}
-    return frozenset(found)
+        for suffix in part.suffixes:
+            found[suffix] = found.get(suffix, 0) + 1
+    return found
+
+
+def _readable_by(file: File) -> tuple[int, int]:
+    """How many of the modalities at hand read a file, and how many of all that are installed read its suffix."""
+    claims = _claims(tuple(names("modality")))
+    suffix = suffix_of(file.id, claims)
+    return len(file.readers), claims[suffix] if suffix is not None else len(file.readers)
 
 
 def samples_of(files: Iterable[File], modalities: Mapping[str, Modality]) -> list[Sample]:
@@ -159,12 +173,13 @@ def _row(file: File, row: int | None, sources: dict[str, Source]) -> Sample:
 def _together(stem: str, files: Sequence[File]) -> Sample:
     """One sample of several files; of one with several rows any row.
 
-    A file that fewer modalities read comes before one that more do: a sound beside a clip stands for the clip's own.
+    A file that fewer modalities read comes before one that more do, here or of all that are installed: a sound beside a
+    clip stands for the clip's own.
     """
     taken: dict[str, File] = {}
-    for file in sorted(files, key=lambda file: (len(file.readers), file.id)):
+    for file in sorted(files, key=lambda file: (_readable_by(file), file.id)):
         for name in file.readers:
-            if name in taken and len(taken[name].readers) < len(file.readers):
+            if name in taken and _readable_by(taken[name]) < _readable_by(file):
                 continue
             if name in taken:
                 raise DataError(

@@ -104,13 +104,13 @@ def _outcome(check: Check, part: Part, files: Sequence[Path], waivers: Waivers) 
         run(check, part, files, waivers)
     except CheckFailure as failure:
         return Outcome(name, "failed", expected=failure.expected, came=str(failure.came), look_at=failure.look_at)
-    except Exception as error:  # a part may break in any way, and the table is to say how
+    except (Exception, SystemExit) as error:  # a part may break in any way, and the table is to say how
         came = f"{type(error).__name__}: {error}"
         return Outcome(name, "failed", expected="no exception", came=came, look_at=_raised_at(error, part))
     return Outcome(name, "passed") if name not in waivers else Outcome(name, "waived", waivers[name])
 
 
-def _raised_at(error: Exception, part: Part) -> str:
+def _raised_at(error: BaseException, part: Part) -> str:
     """The innermost line of the part's own module that the exception passed, or else the one that raised it."""
     frames = list(traceback.walk_tb(error.__traceback__))
     own = [found for found in frames if found[0].f_globals.get("__name__") == type(part).__module__]

@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 
 from mmim import run
+from mmim.errors import TrainingError
 from mmim.growth import Score, scores_in, verdict
 from mmim.parts import register
 from tests.mmim.test_using import Stranger
@@ -152,3 +153,38 @@ def test_an_earlier_runs_recipe_without_the_newer_fields_is_the_same_run(data, t
         del plain[field]
     file.write_text(yaml.safe_dump(plain))
     start(data, tmp_path / "run", "--use", "toy,stranger", "--steps", "2")
+
+
+def test_a_finished_run_that_is_to_be_compared_otherwise_is_compared_again(data, trained, tmp_path, capsys):
+    options = (*GROW, "--init", str(trained), "--freeze", "trunk")
+    start(data, tmp_path / "run", *options)
+    assert [score.what for score in scores_in(tmp_path / "run/report")] == [
+        "toy -> stranger, R@5",
+        "stranger -> toy, R@5",
+    ]
+    start(data, tmp_path / "run", *options, "--compare.labels", "sign", "--compare.most-lost", "50")
+    assert "toy, kNN of sign" in [score.what for score in scores_in(tmp_path / "run/report")]
+    assert "This run is finished" not in capsys.readouterr().out
+    start(data, tmp_path / "run", *options, "--compare.labels", "sign")
+    assert "This run is finished" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_without_the_model_that_it_started_from(data, trained, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "init")
+    options = ("--use", "toy,stranger,second", "--init", str(tmp_path / "init"), "--freeze", "trunk")
+    start(data, tmp_path / "run", *options, "--steps", "2")
+    shutil.rmtree(tmp_path / "init")
+    capsys.readouterr()
+    start(data, tmp_path / "run", *options, "--steps", "3")
+    assert "is gone, so the run is not compared with it" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "run/checkpoints/step-3").is_dir()
+    start(data, tmp_path / "run", *options, "--steps", "3")
+    assert "This run is finished" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        start(data, tmp_path / "new", *options, "--steps", "3")
+    assert "There is no checkpoint at" in capsys.readouterr().err
+
+
+def test_a_loss_that_can_not_be_told_is_no_pass():
+    with pytest.raises(TrainingError, match="nothing could be compared"):
+        verdict([], 3.0, Console(file=io.StringIO()))

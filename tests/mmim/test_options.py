@@ -344,6 +344,17 @@ def test_what_grows_a_model_is_refused_where_it_can_not_be(argv, message):
         ask(*argv)
 
 
+@pytest.mark.parametrize("use", [["stranger"], "stranger", "stranger,", " stranger "])
+def test_use_in_a_config_may_be_a_list_or_names_between_commas(use, config):
+    assert list(ask("--config", config(use=use, data=["x"])).modalities) == ["stranger"]
+
+
+@pytest.mark.parametrize("use", [3, ["toy", 3], {"toy": 1}])
+def test_use_in_a_config_that_is_no_names_is_refused(use, config):
+    with pytest.raises(OptionError, match=r"The --config has `use: .*it must be a list of names"):
+        ask("--config", config(use=use))
+
+
 def test_a_modality_that_the_config_leaves_out_is_named_there(config):
     file = config(**to_plain(ask("--use", "stranger", "--data", "x")))
     with pytest.raises(OptionError, match=r"--use toy: the --config leaves it out"):

@@ -1,8 +1,10 @@
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 
 import pytest
 from torch import nn
 
+from mmim import parts
 from mmim.errors import OptionError
 from mmim.masking.random import RandomMasking
 from mmim.parts import AXES, check_name, lookup, name_of, names, register
@@ -65,3 +67,18 @@ def test_a_reserved_name_is_refused_where_it_is_reserved():
     assert check_name("joint") == "joint"
     with pytest.raises(OptionError, match=r"The name 'joint' can't be used: .* and not id, joint, present\."):
         check_name("joint", {"joint", "id", "present"})
+
+
+def test_what_stands_on_the_wrong_axis_is_refused(monkeypatch):
+    found = {"wrong": EntryPoint("wrong", "mmim.masking.random:RandomMasking", "mmim.target")}
+    monkeypatch.setattr(parts, "_entry_points", lambda axis: found)
+    with pytest.raises(OptionError, match=r"The target 'wrong' is <class .*RandomMasking'>, and that is no target"):
+        lookup("target", "wrong")
+
+
+def test_a_module_that_raises_anything_is_a_line(monkeypatch, tmp_path):
+    (tmp_path / "explodes.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(parts, "_entry_points", lambda axis: {"bad": EntryPoint("bad", "explodes:Bad", "mmim.target")})
+    with pytest.raises(OptionError, match=r"'bad' can't be imported \(ZeroDivisionError: division by zero\): mend"):
+        lookup("target", "bad")

@@ -128,5 +128,25 @@ def test_parts_to_hold_are_parts_that_the_checkpoint_has(tmp_path):
     held = start.frozen(["trunk", "decoders.joint"])
     assert {name.split(".")[0] for name in held} == {"trunk", "decoders"}
     assert not set(held) & set(start.fresh)
-    with pytest.raises(OptionError, match=r"--freeze decoders.own names no weights from --init; there are trunk, "):
+    with pytest.raises(
+        OptionError, match=r"--freeze decoders.own names no weights from --init; there are decoders, decoders.joint, "
+    ):
         start.frozen(["decoders.own"])
+
+
+def test_a_modality_keeps_the_embedder_that_it_shared_with_one_that_is_left_out(tmp_path):
+    both = replace(
+        using(SEVERAL, ["a", "b"]),
+        modalities={"a": Toy(rows=8, columns=4), "b": Toy(rows=12, columns=4)},
+        shared_embedders={"b": "a"},
+    )
+    started = weights(both, tmp_path)
+    redraw(alone := MaskedModel(using(both, ["b"])), seed=3)
+    assert start_from(alone, started).fresh == ()
+    of_a = mmim.load(started).state_dict()["trunk.embedders.a.weight"]
+    assert torch.equal(alone.state_dict()["trunk.embedders.b.weight"], of_a)
+
+
+def test_parts_to_hold_may_stand_between_commas(tmp_path):
+    start = check_start(MaskedModel(SEVERAL), weights(using(SEVERAL, ["a", "b"]), tmp_path))
+    assert start.frozen(["trunk,decoders"]) == start.frozen(["trunk", "decoders"])

@@ -82,6 +82,7 @@ def test_it_says_what_comes_next(tmp_path, capsys):
         ("thermal-cam", "use lower-case letters"),
         ("../thermal", "use lower-case letters"),
         ("class", "no word of Python"),
+        ("none", "no word of Python"),  # its class would be None
         ("joint", "not id, joint, present"),
         ("keys", "no attribute of torch's ModuleDict"),
         ("image", "A modality 'image' is installed already"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,7 +20,7 @@ class Strand(IdsModality):
     suffixes: ClassVar[tuple[str, ...]] = (".dna",)
     symbols: ClassVar[Sequence[str]] = "ACGT"
 
-    def ids(self, path: Path) -> Sequence[int]:
+    def ids(self, path: Path) -> Sequence[int] | np.ndarray:
         return [self.symbols.find(letter) for letter in path.read_text().strip()]
 
 
@@ -50,7 +51,22 @@ def test_behind_the_end_stands_the_id_after_the_last_and_no_token_is_valid(stran
     assert modality.vocabulary.mask == 4
 
 
-@pytest.mark.parametrize(("text", "reason"), [("", "no symbols; there are 0 to 3"), ("ACX", "ids from -1 to 1;")])
+@pytest.mark.parametrize(("text", "reason"), [("", "no symbols; a row of ids"), ("ACX", "ids from -1 to 1;")])
 def test_ids_that_can_t_be_are_a_read_error(text, reason, strand):
     with pytest.raises(ReadError, match=reason):
         Strand().read(strand(text), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codes(Strand):
+    def ids(self, path: Path) -> Sequence[int] | np.ndarray:
+        return np.load(path)  # the most natural answer
+
+
+def test_ids_may_be_an_array_of_whole_numbers_and_of_no_others(tmp_path):
+    np.save(tmp_path / "0.npy", np.arange(3, dtype=np.uint16))
+    assert Codes().read(Source(tmp_path / "0.npy"), None)["ids"][:3].tolist() == [0, 1, 2]
+    for wrong, reason in ((np.ones(3), "float64"), (np.ones((2, 2), np.int64), r"\(2, 2\)"), ([], "no symbols")):
+        np.save(tmp_path / "1.npy", wrong)
+        with pytest.raises(ReadError, match=reason):
+            Codes().read(Source(tmp_path / "1.npy"), None)

@@ -158,6 +158,14 @@ def test_a_sound_beside_a_clip_stands_for_the_clips_own(tmp_path):
     assert {name: source.path.name for name, source in sample.sources.items()} == {"audio": "x.wav", "video": "x.mp4"}
 
 
+def test_a_sound_beside_a_clip_stands_for_the_clips_own_also_where_nobody_reads_clips(tmp_path):
+    write_video(tmp_path / "x.mp4", np.zeros((4, 16, 16, 3), np.uint8), fps=4)
+    write_sound(tmp_path / "x.wav", murmur())
+    write(tmp_path, {"x.png": png(0)})
+    (sample,) = find_samples(tmp_path, {"audio": AUDIO, "image": IMAGE})
+    assert {name: source.path.name for name, source in sample.sources.items()} == {"audio": "x.wav", "image": "x.png"}
+
+
 def test_of_a_caption_file_with_several_lines_a_draw_picks_one_and_evaluation_takes_the_first(tmp_path, text):
     folder = write(tmp_path, {"x.png": png(0), "x.txt": "\n".join(WORDS).encode()})
     modalities = {"image": IMAGE, "text": text}
