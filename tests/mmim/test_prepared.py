@@ -87,6 +87,18 @@ def test_a_run_starts_from_weights_of_an_equal_dictionary_and_of_no_other(data, 
         check_start(model, first)
 
 
+def test_a_run_that_starts_from_another_takes_what_that_one_learnt(data, tmp_path, capsys):
+    first = start(data, tmp_path / "run", "--steps", "1")
+    (data / "one.words").write_text("quite another corpus\n")
+    shutil.rmtree(data / ".dictionary")
+    second = start(data, tmp_path / "second", "--steps", "1", "--init", str(first))
+    assert "words takes dictionary from --init" in capsys.readouterr().out
+    assert not (data / ".dictionary").exists()
+    words = [checkpoint.load(folder).method.modalities["words"].words for folder in (first, second)]
+    assert words[0] == words[1]
+    start(data, second, "--steps", "2", "--init", str(first))
+
+
 def test_padding_is_said_and_less_where_micro_batches_are_small(data, tmp_path):
     shares = {}
     for micro in ("4", "1"):
