@@ -89,7 +89,7 @@ def test_a_run_starts_from_weights_of_an_equal_dictionary_and_of_no_other(data, 
 
 def test_a_run_that_starts_from_another_takes_what_that_one_learnt(data, tmp_path, capsys):
     first = start(data, tmp_path / "run", "--steps", "1")
-    (data / "one.words").write_text("quite another corpus\n")
+    (data / "one.words").write_text("a single cat\n")
     shutil.rmtree(data / ".dictionary")
     second = start(data, tmp_path / "second", "--steps", "1", "--init", str(first))
     assert "words takes dictionary from --init" in capsys.readouterr().out
