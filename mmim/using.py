@@ -82,8 +82,8 @@ def _corruption(method: Method, kept: Sequence[str], fresh: Mapping[str, Modalit
 
 
 def _decoders(method: Method, tasks: Mapping[str, Task]) -> dict[str, Decoder]:
-    """Those that a task uses; one that there was not is like the first."""
+    """Those that a task uses; one that there was not is like the first. Their order is the same in every process."""
     first = next(iter(method.decoders.values()))
-    asked = {task.decoder for task in tasks.values()}
+    asked = [task.decoder for task in tasks.values()]
     own = {name: part for name, part in method.decoders.items() if name in asked}
-    return own | dict.fromkeys(asked - set(own), first)
+    return own | {name: first for name in asked if name not in own}

@@ -6,6 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+from mmim import parts
 from mmim.corruption.mask_token import MaskToken
 from mmim.decoders.cross_attention import CrossAttentionDecoder
 from mmim.errors import OptionError
@@ -153,3 +154,13 @@ def test_a_modality_whose_embedder_is_gone_has_its_own():
 def test_names_that_lead_nowhere_are_refused(names, message):
     with pytest.raises(OptionError, match=message):
         using(SEVERAL, names)
+
+
+def test_the_order_of_all_parts_is_that_of_the_names(monkeypatch):
+    """Weights are drawn, and gradients summed over processes, in this order; a set's differs between processes."""
+    names = [f"stranger{number}" for number in range(9, 0, -1)]
+    for name in names:
+        monkeypatch.setitem(parts._registered, ("modality", name), Stranger)
+    made = using(TOY, ["toy", *names])
+    for part in (made.modalities, made.masking, made.tasks, made.decoders):
+        assert list(part) == ["toy", *names]
