@@ -25,6 +25,7 @@ MODALITY_CHECKS: tuple[Check, ...] = (
     training.targets_fit_their_predictions,
     training.targets_are_of_order_one,
     training.parts_of_a_batch_add_up_to_the_whole,
+    training.two_ranks_agree,
     training.absent_samples_count_for_nothing,
     training.a_batch_without_anybody_is_harmless,
     training.a_fully_visible_batch_is_harmless,

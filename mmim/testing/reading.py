@@ -120,8 +120,8 @@ def reading_does_not_depend_on_where_the_file_lies(modality: Modality, files: Se
 
 def a_worker_reads_the_same(modality: Modality, files: Sequence[Path]) -> None:
     """The modality survives pickling, and another process reads the same views."""
-    require_pickling(modality)
-    here, there = example(modality, files, seed=0), example(modality, files, seed=0, workers=1)
+    copy = require_pickling(modality)
+    here, there = example(modality, files, seed=0), example(copy, files, seed=0, workers=1)
     require(equal(raw_of(here), raw_of(there)), "the views of this process", "others in a worker", modality, "read")
 
 

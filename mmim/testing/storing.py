@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pickle
 import typing
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -12,11 +12,14 @@ from mmim.config import from_fields, from_plain, to_plain
 from mmim.parts import Part
 from mmim.testing.failure import CheckFailure, require
 
+P = TypeVar("P", bound=Part)
 
-def require_pickling(part: Part) -> None:
-    """An equal part comes out of a pickle."""
-    copy = pickle.loads(pickle.dumps(part))
+
+def require_pickling(part: P) -> P:
+    """The part that comes out of a pickle, and is equal."""
+    copy: P = pickle.loads(pickle.dumps(part))
     require(copy == part, "an equal part out of a pickle", copy, part, "__eq__")
+    return copy
 
 
 def require_plain_fields(part: Part) -> None:

@@ -14,6 +14,7 @@ from mmim.model import MaskedModel, Step
 from mmim.records import Batch, Split
 from mmim.testing.example import NAME, Pass, cut, example, loaded, one_pass, raw_of, readable, toy_model
 from mmim.testing.failure import require
+from mmim.testing.ranks import elsewhere, rank_of, require_agreement
 
 SMALLEST, LARGEST = 0.01, 10.0
 """Bounds of the root mean square of a target. Raw pixels of 0 .. 255 are beyond."""
@@ -93,6 +94,16 @@ def a_fully_visible_batch_is_harmless(modality: Modality, files: Sequence[Path])
         full = one_pass(model, batch)
     require(not full.count, "a count of 0 where everything is visible", full.count.item(), modality.target, "values")
     _finite(modality, full, "where everything is visible")
+
+
+def two_ranks_agree(modality: Modality, files: Sequence[Path]) -> None:
+    """Another process builds the same weights, in the same order, and makes the same of the same samples.
+
+    With the check above: two processes with half of a batch each train as one with all of it.
+    """
+    there, here = elsewhere(modality, files), rank_of(modality, files)
+    require_agreement(here, there, modality)
+    _same(modality, here.made, there.made, "the loss and the gradients of this process from another one")
 
 
 def a_fully_hidden_sample_is_harmless(modality: Modality, files: Sequence[Path]) -> None:

@@ -1,5 +1,6 @@
 """Every check notices the fault that it is for, and no other check takes it for its own."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -42,6 +43,26 @@ class Embedder(nn.Module):
 
     def after(self, x: torch.Tensor) -> torch.Tensor:
         return x
+
+
+class OfTheProcess(Embedder):
+    """Begins in another way in every process."""
+
+    def __init__(self, columns: int, width: int) -> None:
+        super().__init__(columns, width)
+        self.proj.weight.data.mul_(1 + os.getpid() % 7919 / 7919)
+
+
+class AnyOrder(nn.Module):
+    """Linear maps in the order of a set of words, which another process has by chance once in 12! times."""
+
+    def __init__(self, columns: int, width: int) -> None:
+        super().__init__()
+        words = set("one two three four five six seven eight nine ten eleven twelve".split())  # noqa: SIM905
+        self.maps = nn.ModuleDict({name: nn.Linear(columns, width) for name in words})
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.stack([one(values) for one in self.maps.values()]).sum(dim=0)
 
 
 # One fault each
@@ -96,6 +117,16 @@ class ReadsTheName(Sound):
 @dataclass(frozen=True, kw_only=True)
 class FieldOfASet(Sound):
     chosen: frozenset[str] = frozenset({"a"})
+
+
+class AnotherInEachProcess(Sound):
+    def embedder(self, width):
+        return OfTheProcess(self.columns, width)
+
+
+class OrderOfASet(Sound):
+    def embedder(self, width):
+        return AnyOrder(self.columns, width)
 
 
 class OtherGrid(Sound):
@@ -366,7 +397,9 @@ FAULTS: dict[type[Modality], set[str]] = {
     CrashesOnDamage: {"a_damaged_file_is_read_or_refused"},
     ReadsTheName: {"reading_does_not_depend_on_where_the_file_lies"},
     FieldOfASet: {"its_fields_survive_a_recipe_file"},
-    Closure: {"a_worker_reads_the_same", "its_fields_survive_a_recipe_file"},
+    Closure: {"a_worker_reads_the_same", "its_fields_survive_a_recipe_file", "two_ranks_agree"},
+    AnotherInEachProcess: {"two_ranks_agree"},
+    OrderOfASet: {"two_ranks_agree"},
     OtherGrid: {"tokens_have_the_declared_shapes"},
     TurnedCoords: {"tokens_have_the_declared_shapes"},
     WrongInverse: {"untokenize_is_the_inverse_of_the_cut"},
