@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmim.corruption.corruption import Corruption
 from mmim.data.loader import Loaded, in_order, load
-from mmim.data.sources import Sample
+from mmim.data.sample import Sample, suffix_of
 from mmim.data.world.scene import scenes
 from mmim.decoders.self_attention import SelfAttentionDecoder
 from mmim.encoders.joint import JointEncoder
@@ -51,9 +51,14 @@ def loaded(modality: Modality, files: Sequence[Path], *, seed: int | None = None
 
     seed: of the training views; None for those of evaluation.
     """
-    samples = [Sample(path.name, {NAME: source_of(modality, path)}) for path in files]
+    samples = [Sample(path.name, {NAME: source_of(modality, path)}, _stem(modality, path)) for path in files]
     batches = load(samples, {NAME: modality}, in_order(len(files), len(files)), seed=seed, workers=workers)
     return next(batches)
+
+
+def _stem(modality: Modality, file: Path) -> str:
+    """The name without the suffix, which the draws of a sample depend on, whether or not the modality is installed."""
+    return file.name.removesuffix(suffix_of(file.name, modality.suffixes) or "")
 
 
 def example(modality: Modality, files: Sequence[Path], *, seed: int | None = None, workers: int = 0) -> Batch:
