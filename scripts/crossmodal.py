@@ -38,7 +38,7 @@ from mmim.evaluation.retrieval import Retrieval, retrieve
 from mmim.modality import Modality, Source
 from mmim.model import MaskedModel
 from mmim.options import apply
-from mmim.run import prepared
+from mmim.plan import prepared
 from mmim.training.loop import Job, fresh_model, train
 from mmim.training.recipe import Recipe
 from mmim.training.tracker import Tracker

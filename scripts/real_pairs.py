@@ -25,7 +25,7 @@ from mmim.data.sources import find_union
 from mmim.embed import embed, read
 from mmim.evaluation.retrieval_report import compare, parse_pairs, table
 from mmim.options import apply
-from mmim.run import prepared
+from mmim.plan import prepared
 from mmim.using import using
 from recipes.five import DEMO, FIVE, SIZES
 

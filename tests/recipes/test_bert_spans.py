@@ -9,12 +9,14 @@ from rich.console import Console
 
 from mmim import checkpoint, run
 from mmim.corruption.sentinels import Sentinels
+from mmim.data.sources import find_samples
 from mmim.decoders.causal import CausalDecoder
 from mmim.errors import OptionError
 from mmim.masking.budget import Ratio
 from mmim.masking.span import SpanMasking
 from mmim.model import MaskedModel, Step
 from mmim.options import apply, parse
+from mmim.plan import dry_run, prepared
 from mmim.records import Batch
 from mmim.targets.ids import Ids
 from recipes.bert import BERT, DEMO, SIZES
@@ -54,8 +56,8 @@ def model_of(texts: Path) -> tuple[MaskedModel, Batch]:
     """The model of the recipe, and its batch of these texts."""
     torch.manual_seed(0)
     recipe = parse(BERT, ["--data", str(texts), *SPANS, *TINY], SIZES, DEMO)
-    samples = run.find_samples(texts, recipe.modalities)
-    recipe = run.prepared(recipe, samples, texts / "none", Console(quiet=True))
+    samples = find_samples(texts, recipe.modalities)
+    recipe = prepared(recipe, samples, texts / "none", Console(quiet=True))
     text = recipe.modalities["text"]
     raw = text.collate([text.read(sample.sources["text"], None) for sample in samples])
     keys = torch.arange(len(samples)) + 5
@@ -77,10 +79,10 @@ def test_512_tokens_need_78_sentinels_and_t5_has_100(sentinels, fits):
     recipe = parse(BERT, ["--data", ".", *SPANS, *TINY], SIZES, DEMO)
     recipe = apply(recipe, {"modalities.text.length": 512, "modalities.text.sentinels": sentinels})
     if fits:
-        run.dry_run(recipe)
+        dry_run(recipe)
     else:
         with pytest.raises(OptionError, match=r"77 hidden of 512 tokens may lie in 77 spans and need 78 sentinels"):
-            run.dry_run(recipe)
+            dry_run(recipe)
 
 
 def test_the_two_sequences_put_together_are_the_text(texts):
@@ -126,4 +128,4 @@ def test_the_command_trains_and_draws(texts, tmp_path):
 
 
 def test_the_demo_can_be_built():
-    run.dry_run(parse(BERT, [*SPANS, "--decoders.text.width", "96", "--decoders.text.heads", "3"], SIZES, DEMO))
+    dry_run(parse(BERT, [*SPANS, "--decoders.text.width", "96", "--decoders.text.heads", "3"], SIZES, DEMO))

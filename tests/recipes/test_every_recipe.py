@@ -4,9 +4,9 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from mmim import run
 from mmim.errors import MmimError
 from mmim.options import apply, parse
+from mmim.plan import dry_run
 from recipes import (
     audiomae,
     bert,
@@ -47,7 +47,7 @@ def test_every_installed_recipe_is_looked_at():
 @pytest.mark.parametrize(("name", "size"), [(name, size) for name, parts in RECIPES.items() for size in parts[1]])
 def test_every_size_can_be_built_and_cut(name, size):
     recipe, sizes, _ = RECIPES[name]
-    run.dry_run(apply(recipe, sizes[size]))
+    dry_run(apply(recipe, sizes[size]))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -63,7 +63,7 @@ def test_the_demo_can_be_built(name):
     recipe, sizes, demo = RECIPES[name]
     made = parse(recipe, [], sizes, demo)
     assert made.data == ()
-    run.dry_run(made)
+    dry_run(made)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -78,7 +78,7 @@ def test_another_modality_joins_a_recipe_or_one_line_says_why_not(name):
     }
 
     def joined():
-        run.dry_run(parse(recipe, ["--use", use, "--size", next(iter(sizes)), "--data", "."], sizes, demo))
+        dry_run(parse(recipe, ["--use", use, "--size", next(iter(sizes)), "--data", "."], sizes, demo))
 
     if name in why_not:
         with pytest.raises(MmimError, match=why_not[name]):

@@ -21,8 +21,8 @@ from mmim.errors import OptionError
 from mmim.masking.span import SpanMasking
 from mmim.model import MaskedModel, Step
 from mmim.options import apply
+from mmim.plan import dry_run
 from mmim.records import Latents, Tokens
-from mmim.run import dry_run
 from mmim.targets.ids import Ids
 from mmim.training.loop import Job, train
 from mmim.training.tracker import Tracker
