@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Union
 
+import yaml
+
 from mmim.errors import OptionError, expect
 from mmim.parts import Part, lookup, name_of
 
@@ -31,6 +33,18 @@ def to_plain(value: Any) -> Any:
 def plain_fields(value: Any) -> dict[str, Any]:
     """The fields of a dataclass alone, so that a part needs no name."""
     return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+
+
+def set_value(setting: str, value: str, *, several: bool) -> Any:
+    """The plain data of the value of a `--set`; where a field takes several, also without brackets: `size=32,64`.
+
+    Raises:
+        OptionError: it is no value.
+    """
+    try:
+        return yaml.safe_load(f"[{value}]" if several and not value.startswith("[") else value)
+    except yaml.YAMLError as error:
+        raise OptionError(f"--set {setting}: {value!r} can't be read as a value.") from error
 
 
 def from_plain(kind: Any, value: Any, where: str = "") -> Any:

@@ -10,11 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import yaml
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mmim.config import from_plain, to_plain
+from mmim.config import from_plain, set_value, to_plain
 from mmim.data.loader import Loaded, Unreadable, in_order, load
 from mmim.data.sources import Sample
 from mmim.errors import DataError, OptionError
@@ -58,7 +57,7 @@ def read_as(modalities: Mapping[str, Modality], settings: Sequence[str]) -> dict
             raise OptionError(f"--set {setting} can't be read: write NAME.FIELD=VALUE, of one of {known}.")
         if name not in modalities or field not in modalities[name].view:
             raise OptionError(f"--set {setting}: {path} is nothing that reading could change; there are {known}.")
-        plain[name][field] = yaml.safe_load(f"[{value}]" if isinstance(plain[name][field], list) else value)
+        plain[name][field] = set_value(setting, value, several=isinstance(plain[name][field], list))
     return {name: from_plain(Modality, fields, name) for name, fields in plain.items()}
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -62,9 +62,10 @@ class Held:
 
 @dataclass(frozen=True)
 class Score:
-    """One number before and after, as shares."""
+    """One number before and after, as shares; `of` which modalities."""
 
     what: str
+    of: tuple[str, ...]
     before: float
     after: float
 
@@ -151,7 +152,7 @@ def compare(
     if not scores:
         console.print(f"Nothing to compare {', '.join(held.names)} by: give --compare.labels.")
     plain["how"] = _way(how)
-    plain["scores"] = [{"what": one.what, "before": one.before, "after": one.after} for one in scores]
+    plain["scores"] = [asdict(one) for one in scores]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "growth.json").write_text(json.dumps(plain, indent=1) + "\n")
     return scores
@@ -171,20 +172,23 @@ def made_so(folder: Path, how: Comparison) -> bool:
 def scores_in(folder: Path) -> list[Score]:
     """What an earlier `compare` wrote; nothing where there was none."""
     file = folder / "growth.json"
-    return [Score(**one) for one in json.loads(file.read_text())["scores"]] if file.is_file() else []
+    scores = json.loads(file.read_text())["scores"] if file.is_file() else []
+    return [Score(one["what"], tuple(one["of"]), one["before"], one["after"]) for one in scores]
 
 
-def verdict(scores: Sequence[Score], most_lost: float | None, console: Console) -> None:
+def verdict(scores: Sequence[Score], names: Sequence[str], most_lost: float | None, console: Console) -> None:
     """Say the largest loss.
 
     Raises:
-        TrainingError: it is above `most_lost`.
+        TrainingError: it is above `most_lost`, or there is no number of one of the modalities to tell it by.
     """
+    untold = [name for name in names if not any(name in score.of for score in scores)]
+    if untold and most_lost is not None:
+        raise TrainingError(
+            f"--compare.most-lost {most_lost:g}: nothing of {', '.join(untold)} could be compared; growth.json in the "
+            "report, and what was printed when it was made, say what could."
+        )
     if not scores:
-        if most_lost is not None:
-            raise TrainingError(
-                f"--compare.most-lost {most_lost:g}: nothing could be compared; the notes above say why."
-            )
         return
     worst = max(scores, key=lambda score: score.lost)
     lost = [score for score in scores if most_lost is not None and score.lost > most_lost]
@@ -200,10 +204,13 @@ def verdict(scores: Sequence[Score], most_lost: float | None, console: Console) 
 def _pairs_of_rows(name: str, rows: Sequence[report.Row]) -> list[Score]:
     by = {(row.label, row.features): row.accuracy.value for row in rows if row.method == "kNN"}
     labels = dict.fromkeys(label for label, _ in by)
-    return [Score(f"{name}, kNN of {label}", by[label, "before"], by[label, "after"]) for label in labels]
+    return [Score(f"{name}, kNN of {label}", (name,), by[label, "before"], by[label, "after"]) for label in labels]
 
 
 def _pairs_of_found(rows: Sequence[retrieval_report.Row]) -> list[Score]:
-    by = {(f"{row.query} -> {row.candidate}", row.features): row.found.recall[PLACES].value for row in rows}
-    ways = dict.fromkeys(way for way, _ in by)
-    return [Score(f"{way}, R@{PLACES}", by[way, "before"], by[way, "after"]) for way in ways]
+    by = {(row.query, row.candidate, row.features): row.found.recall[PLACES].value for row in rows}
+    ways = dict.fromkeys((one, other) for one, other, _ in by)
+    return [
+        Score(f"{one} -> {other}, R@{PLACES}", (one, other), by[one, other, "before"], by[one, other, "after"])
+        for one, other in ways
+    ]

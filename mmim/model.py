@@ -21,7 +21,7 @@ from mmim.errors import OptionError
 from mmim.masking.budget import Budget, groups_of
 from mmim.modality import MaskingPolicy, Modality, Target
 from mmim.objectives.term import Term
-from mmim.parts import check_name
+from mmim.parts import OTHER_COLUMNS, check_name
 from mmim.records import Batch, Latents, LossTerm, Split, Tokens
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class Method:
         for name in (*self.decoders, *self.tasks, *self.objective):
             check_name(name)
         for name in self.modalities:
-            check_name(name, reserved={"joint", "id", "present"})  # the other columns of embeddings
+            check_name(name, reserved=OTHER_COLUMNS)
         for kind, asked, there in (
             ("masking policy", self.masking, self.modalities),
             ("corruption", self.corruption, self.modalities),

@@ -53,6 +53,10 @@ P = TypeVar("P", bound=Part)
 _registered: dict[tuple[str, str], type[Part]] = {}
 
 
+OTHER_COLUMNS = ("joint", "id", "present")
+"""Columns of embeddings beside those of modalities, none of which may be called so."""
+
+
 def check_name(name: str, reserved: Collection[str] = ()) -> str:
     """The name of a modality, task, decoder or term; as a module's name and an option, not every word will do.
 

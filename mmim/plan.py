@@ -141,8 +141,8 @@ def compared_on(recipe: Recipe, samples: Sequence[Sample], world: Path | None, c
     if not asked and len(known) == len(recipe.modalities):
         return None
     if world is not None:
-        if how.labels or how.split:
-            raise OptionError("--compare.labels and --compare.split are for your own --data: the demo has its own.")
+        if replace(how, most_lost=None) != growth.Comparison():
+            raise OptionError("--compare.labels, .split and .samples are for your own --data: the demo has its own.")
         return growth.Held(tuple(known), *demo.labelled(world, {name: recipe.modalities[name] for name in known}))
     inline = {name: modality.inline for name, modality in recipe.modalities.items()}
     return growth.held_of(how, known, samples, recipe.data, inline)

@@ -46,7 +46,8 @@ def run(recipe: Recipe) -> None:
         console.print(f"This run is finished ({job.start} steps). More --steps continue it, --no-resume starts anew.")
         _point_to(job.folder, console)
         if plan.held is not None:
-            growth.verdict(growth.scores_in(report_of(job.folder)), recipe.compare.most_lost, console)
+            scores = growth.scores_in(report_of(job.folder))
+            growth.verdict(scores, plan.held.names, recipe.compare.most_lost, console)
         return
     accelerator = meet(recipe, console)
     with lock(job.folder, accelerator):
@@ -182,7 +183,7 @@ def _report(plan: Plan, model: MaskedModel, device: torch.device, console: Conso
     partial.rename(report_of(job.folder))
     _point_to(job.folder, console)
     if plan.held is not None:
-        growth.verdict(scores, job.recipe.compare.most_lost, console)
+        growth.verdict(scores, plan.held.names, job.recipe.compare.most_lost, console)
 
 
 def first_of_each(samples: Sequence[Sample], count: int) -> list[Sample]:

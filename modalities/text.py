@@ -201,12 +201,6 @@ class Text(Modality):
     def untokenize(self, values: Num[Tensor, "b n"], tokens: Tokens) -> Num[Tensor, "b n"]:
         return values
 
-    def embedder(self, width: int) -> nn.Module:
-        """A table of vectors, normal with deviation 0.02 (BERT, official code)."""
-        embedding = nn.Embedding(self.vocabulary.size, width)
-        nn.init.normal_(embedding.weight, std=0.02)
-        return embedding
-
     def position(self, width: int) -> nn.Module:
         return LearnedTable(width, (self.length,), (True,)) if self.positions == "learned" else FlatSinusoid(width)
 

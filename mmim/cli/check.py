@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mmim import command
 from mmim.cli.checks import told
-from mmim.config import from_fields
+from mmim.config import from_fields, set_value
 from mmim.data.sources import Sample, find_union
 from mmim.data.stored import opened
 from mmim.errors import CheckError, MmimError, OptionError, ReadError
@@ -121,18 +120,11 @@ def _given(kind: type[Part], name: str, settings: Sequence[str]) -> dict[str, An
         field, equals, value = setting.partition("=")
         if not equals or field not in fields:
             raise OptionError(f"--set {setting} can't be: write FIELD=VALUE; the fields of {name!r} are {known}.")
-        given[field] = _parsed(setting, value, several=_takes_several(hints[field]))
+        given[field] = set_value(setting, value, several=_takes_several(hints[field]))
     for field, one in fields.items():
         if field not in given and one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING:
             raise OptionError(f"{name!r} has no default for its field {field!r}: give it with --set {field}=VALUE.")
     return given
-
-
-def _parsed(setting: str, value: str, *, several: bool) -> Any:
-    try:
-        return yaml.safe_load(f"[{value}]" if several and not value.startswith("[") else value)
-    except yaml.YAMLError as error:
-        raise OptionError(f"--set {setting}: {value!r} can't be read as a value.") from error
 
 
 def _takes_several(hint: Any) -> bool:

@@ -14,7 +14,7 @@ import tyro
 
 from mmim import command
 from mmim.errors import OptionError
-from mmim.parts import check_name, names
+from mmim.parts import OTHER_COLUMNS, check_name, names
 
 Kind = Literal["image", "series", "points", "tokens"]
 KINDS: dict[Kind, tuple[str, str]] = {
@@ -24,8 +24,6 @@ KINDS: dict[Kind, tuple[str, str]] = {
     "tokens": (".txt", "ids"),
 }
 """The suffix of each kind's files, and the method that says what a file holds."""
-COLUMNS = ("joint", "id", "present")
-"""The other columns of embeddings, which no modality may be called as."""
 
 
 def new(name: Annotated[str, tyro.conf.Positional], like: Kind, out: Path = Path()) -> None:
@@ -68,7 +66,7 @@ def check(name: str, like: Kind, folder: Path) -> None:
         raise OptionError(
             f"The name {name!r} can't be used: use lower-case letters, digits and _, a letter first, no word of Python."
         )
-    check_name(name, reserved=COLUMNS)
+    check_name(name, reserved=OTHER_COLUMNS)
     if name in names("modality"):
         raise OptionError(f"A modality {name!r} is installed already: use another name, or uninstall its package.")
     if _importable(name):

@@ -1,5 +1,6 @@
 """What a masking policy and the ratio budget make of tokens, and what must hold of it."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from math import ceil, floor
 from typing import Literal, get_args
@@ -101,3 +102,17 @@ def _rounded(places: int, share: Fraction, rounding: str) -> int:
             return places - ceil(places * share)
         case _:
             return places - round(places * share)
+
+
+def all_hidden(tokens: Tokens, split: Split, rows: Sequence[int] | None = None) -> Split:
+    """The split with all of some samples hidden; None: of all samples."""
+    kept = flags_of(split.ids_keep, split.keep_valid).clone()
+    kept[slice(None) if rows is None else list(rows)] = False
+    ids = torch.arange(tokens.count).expand(len(kept), -1)
+    hidden = ~torch.zeros(ids.shape, dtype=torch.bool).scatter(1, split.ids_keep, kept)
+    return Split(split.ids_keep, ids, kept, hidden if tokens.valid is None else hidden & tokens.valid)
+
+
+def where(there: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """The first for the samples that are there, the second for the others."""
+    return torch.where(there.reshape(-1, *[1] * (first.ndim - 1)), first, second)

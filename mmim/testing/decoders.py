@@ -17,7 +17,8 @@ from mmim.masking.budget import Ratio
 from mmim.masking.random import RandomMasking
 from mmim.model import MaskedModel, Method, Step, Task
 from mmim.objectives.reconstruction import Reconstruction
-from mmim.records import Batch, Split, map_raw
+from mmim.records import Batch, map_raw
+from mmim.testing.cuts import all_hidden, where
 from mmim.testing.example import one_pass
 from mmim.testing.failure import require
 from mmim.testing.running import Check
@@ -86,10 +87,10 @@ def predictions_do_not_depend_on_neighbours(decoder: Decoder) -> None:
         whole, valid = _of_batch(model, batch)
         turned = _of_batch(model, rows_of(batch, range(4)[::-1]))[0].flip(0)
         alone = torch.cat([_of_batch(model, rows_of(batch, [row]))[0] for row in range(4)])
-        for other, where in ((turned, "in another order of the batch"), (alone, "alone")):
+        for other, how in ((turned, "in another order of the batch"), (alone, "alone")):
             error = _difference(other, whole, valid)
             came = f"a difference of {error:.2g} of {name}"
-            require(error < 1e-4, f"the same predictions of a sample {where}", came, decoder, WHERE)
+            require(error < 1e-4, f"the same predictions of a sample {how}", came, decoder, WHERE)
 
 
 def absent_samples_do_not_reach_others(decoder: Decoder) -> None:
@@ -100,12 +101,12 @@ def absent_samples_do_not_reach_others(decoder: Decoder) -> None:
         batch = toy_batch(names, absent={first: [1], second: [0, 2]})
         noise = toy_batch(names, seed=9).views["main"]
         filled = {
-            name: map_raw(lambda one, two, there=batch.present[name]: _where(there, one, two), raw, noise[name])
+            name: map_raw(lambda one, two, there=batch.present[name]: where(there, one, two), raw, noise[name])
             for name, raw in batch.views["main"].items()
         }
         before, valid = _of_batch(model, batch)
         after, _ = _of_batch(model, replace(batch, views={"main": filled}))
-        error = _difference(after, before, _where(batch.present[first], valid, torch.zeros_like(valid)))
+        error = _difference(after, before, where(batch.present[first], valid, torch.zeros_like(valid)))
         said = f"the same predictions of {first} whatever stands where {first} or {second} is absent"
         require(error < 1e-4, said, f"a difference of {error:.2g}", decoder, WHERE)
 
@@ -151,7 +152,8 @@ def a_sample_without_visible_tokens_is_finite(decoder: Decoder) -> None:
     for name in _served(decoder):
         model, batch = _model(decoder, [name]), toy_batch([name])
         for rows in ([0], range(4)):
-            split = _hidden(Step(model, batch), name, rows)
+            step = Step(model, batch)
+            split = all_hidden(step.tokens[name], step.splits[name], rows)
             bad = one_pass(model, batch, {name: split}).not_finite()
             said = f"a finite loss and finite gradients where nothing of {len(rows)} of 4 samples is visible"
             require(not bad, said, f"none for {', '.join(bad[:3])}", decoder, WHERE)
@@ -284,22 +286,8 @@ def _of_batch(model: MaskedModel, batch: Batch) -> tuple[Tensor, Tensor]:
     return step.prediction("task0"), valid
 
 
-def _hidden(step: Step, name: str, rows: Sequence[int]) -> Split:
-    """The split of a batch with all of some samples hidden."""
-    tokens, split = step.tokens[name], step.splits[name]
-    kept = torch.ones_like(split.ids_keep, dtype=torch.bool) if split.keep_valid is None else split.keep_valid.clone()
-    kept[list(rows)] = False
-    ids = torch.arange(tokens.count).expand(len(kept), -1)
-    hidden = ~torch.zeros(ids.shape, dtype=torch.bool).scatter(1, split.ids_keep, kept)
-    return Split(split.ids_keep, ids, kept, hidden if tokens.valid is None else hidden & tokens.valid)
-
-
 def _difference(first: Tensor, second: Tensor, valid: Tensor | None) -> float:
     """The largest at a valid place."""
     apart = (first - second).abs().amax(dim=-1)
     chosen = apart if valid is None else apart[valid]
     return float(chosen.max()) if chosen.numel() else 0.0
-
-
-def _where(there: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    return torch.where(there.reshape(-1, *[1] * (first.ndim - 1)), first, second)

@@ -18,6 +18,7 @@ from mmim.masking.random import RandomMasking
 from mmim.model import MaskedModel, Method, Task
 from mmim.objectives.term import Term
 from mmim.records import Batch, LossTerm, map_raw
+from mmim.testing.cuts import where
 from mmim.testing.failure import require
 from mmim.testing.running import Check
 from mmim.testing.storing import require_pickling, require_plain_fields
@@ -89,11 +90,11 @@ def absent_samples_count_for_nothing(term: Term) -> None:
     batch = _batch(absent=absent)
     noise = toy_batch(NAMES, len(batch.ids), seed=9).views["main"]
     filled = {
-        name: map_raw(partial(_where, batch.present[name]), raw, noise[name])
+        name: map_raw(partial(where, batch.present[name]), raw, noise[name])
         for name, raw in batch.views["main"].items()
     }
     expected = _pass(term, batch)
-    for other, where in (
+    for other, how in (
         (replace(batch, views={"main": filled}), "other data stand in the place of what is absent"),
         (rows_of(batch, [0, 1, 2, 4, 5]), "a sample that has nothing is left out"),
     ):
@@ -101,9 +102,9 @@ def absent_samples_count_for_nothing(term: Term) -> None:
         for name, (total, count) in expected[0].items():
             fits = abs(losses[name][0] - total) <= 1e-4 * abs(total) + 1e-6 and losses[name][1] == count
             came = f"{losses[name][0]:.6g} over {losses[name][1]:.6g}"
-            require(fits, f"{name!r} of {total:.6g} over {count:.6g} also where {where}", came, term, "build, forward")
+            require(fits, f"{name!r} of {total:.6g} over {count:.6g} also where {how}", came, term, "build, forward")
         bad = _others(gradients, expected[1])
-        require(not bad, f"the same gradients where {where}", f"others of {bad[:3]}", term, "build, forward")
+        require(not bad, f"the same gradients where {how}", f"others of {bad[:3]}", term, "build, forward")
 
 
 def twice_the_weight_is_twice_the_sum(term: Term) -> None:
@@ -205,10 +206,6 @@ def _pass(term: Term, batch: Batch) -> tuple[dict[str, tuple[float, float]], dic
 
 def _sum(losses: Losses) -> Tensor:
     return torch.stack([loss.total for loss in losses.values()]).sum()
-
-
-def _where(there: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    return torch.where(there.reshape(-1, *[1] * (first.ndim - 1)), first, second)
 
 
 def _others(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:

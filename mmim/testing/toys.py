@@ -115,7 +115,7 @@ class Groups(Toy):
         return values + tokens.coords[:, :, None]
 
     def embedder(self, width: int) -> nn.Module:
-        return nn.Sequential(nn.Flatten(2), nn.Linear(3 * self.points, width))
+        return Modality.embedder(self, width)
 
     def position(self, width: int) -> nn.Module:
         return CentreCode(width)

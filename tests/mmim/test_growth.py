@@ -140,8 +140,8 @@ def test_to_hold_all_that_there_is_is_refused(data, trained, tmp_path, capsys):
 
 def test_the_largest_loss_is_said_with_its_sign():
     said = Console(file=io.StringIO(), width=100)
-    verdict([], None, said)
-    verdict([Score("a", 0.5, 0.6), Score("b", 0.5, 0.45)], None, said)
+    verdict([], ["image"], None, said)
+    verdict([Score("a", ("image",), 0.5, 0.6), Score("b", ("image",), 0.5, 0.45)], ["image"], None, said)
     assert said.file.getvalue() == "Largest loss of 2 numbers: b 50.0 -> 45.0 % (-5.0).\n"
 
 
@@ -185,6 +185,7 @@ def test_a_run_goes_on_without_the_model_that_it_started_from(data, trained, tmp
     assert "There is no checkpoint at" in capsys.readouterr().err
 
 
-def test_a_loss_that_can_not_be_told_is_no_pass():
-    with pytest.raises(TrainingError, match="nothing could be compared"):
-        verdict([], 3.0, Console(file=io.StringIO()))
+@pytest.mark.parametrize("scores", [[], [Score("a", ("text",), 0.5, 0.6)]])
+def test_a_loss_that_can_not_be_told_is_no_pass(scores):
+    with pytest.raises(TrainingError, match="nothing of image could be compared"):
+        verdict(scores, ["image"], 3.0, Console(file=io.StringIO()))

@@ -7,7 +7,7 @@ from torch import nn
 from mmim import parts
 from mmim.errors import OptionError
 from mmim.masking.random import RandomMasking
-from mmim.parts import AXES, check_name, lookup, name_of, names, register
+from mmim.parts import AXES, OTHER_COLUMNS, check_name, lookup, name_of, names, register
 from tests.toy import Toy
 
 
@@ -66,7 +66,7 @@ def test_every_name_that_torch_refuses_is_refused(name):
 def test_a_reserved_name_is_refused_where_it_is_reserved():
     assert check_name("joint") == "joint"
     with pytest.raises(OptionError, match=r"The name 'joint' can't be used: .* and not id, joint, present\."):
-        check_name("joint", {"joint", "id", "present"})
+        check_name("joint", OTHER_COLUMNS)
 
 
 def test_what_stands_on_the_wrong_axis_is_refused(monkeypatch):

@@ -265,6 +265,7 @@ def test_an_unknown_modality_is_one_line(command, listening, both, capsys):
         (["--group", "smell"], "No column 'smell'"),
         (["--split", "fold=9"], "column 'fold' of"),
         (["--use", "audio", "video", "--set", "smell.size=2"], "smell.size is nothing that reading could change"),
+        (["--set", "video.frames={1"], "--set video.frames={1: '{1' can't be read as a value"),
     ],
 )
 def test_a_retrieval_that_can_not_be_is_one_line(options, message, listening, both, capsys):
