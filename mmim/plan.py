@@ -27,6 +27,9 @@ from mmim.start import check_start
 from mmim.training.loop import Job
 from mmim.training.recipe import FREE, Recipe
 
+ORIGIN = "started-from.txt"
+"""The file of a run folder that names the checkpoint of --init which the run started from."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -75,6 +78,7 @@ def make_plan(recipe: Recipe, console: Console) -> Plan:
     ready = prepared(recipe, samples, folder, console)
     begun = recipe.resume and bool(checkpoint.steps(folder / "checkpoints"))
     dry_run(ready, begun=begun)
+    ready = replace(ready, init=origin_of(ready.init, folder, begun=begun))
     workers, threads = share_cores(max(1, _cores() // local), recipe)
     if not torch.cuda.is_available():
         torch.set_num_threads(threads)
@@ -117,6 +121,14 @@ def check_writable(folder: Path) -> None:
         raise OptionError(f"--output {folder} can't be: {there} is a file. Name a folder.")
     if not os.access(there, os.W_OK):
         raise OptionError(f"--output {folder} can't be written: {there} is read-only for you. Name another folder.")
+
+
+def origin_of(init: Path | None, folder: Path, *, begun: bool) -> Path | None:
+    """The checkpoint that a run starts from; of one that goes on the one that it started from, gone or not."""
+    if init is None or not begun:
+        return None if init is None else checkpoint.find(init)
+    note = folder / ORIGIN
+    return Path(note.read_text().rstrip("\n")) if note.is_file() else init
 
 
 def compared_on(recipe: Recipe, samples: Sequence[Sample], world: Path | None, console: Console) -> growth.Held | None:

@@ -19,7 +19,7 @@ from mmim.data.sources import Sample, find_samples
 from mmim.errors import OptionError
 from mmim.model import MaskedModel
 from mmim.options import Overrides, parse
-from mmim.plan import Plan, make_plan, plain_recipe, report_of
+from mmim.plan import ORIGIN, Plan, make_plan, plain_recipe, report_of
 from mmim.start import check_start
 from mmim.training.loop import Job, fresh_model, train
 from mmim.training.picture import reconstructions
@@ -127,6 +127,8 @@ def prepare_folder(job: Job, *, resume: bool) -> None:
         number = next(i for i in range(1, 10**6) if not job.folder.with_name(f"{job.folder.name}.before-{i}").exists())
         job.folder.rename(job.folder.with_name(f"{job.folder.name}.before-{number}"))
     job.folder.mkdir(parents=True, exist_ok=True)
+    if job.recipe.init is not None and not job.start:
+        (job.folder / ORIGIN).write_text(f"{job.recipe.init.resolve()}\n")
     partial = job.folder / ".recipe.yaml"
     partial.write_text(yaml.safe_dump(plain_recipe(job.given or job.recipe), sort_keys=False))
     partial.rename(job.folder / "recipe.yaml")

@@ -185,6 +185,18 @@ def test_a_run_goes_on_without_the_model_that_it_started_from(data, trained, tmp
     assert "There is no checkpoint at" in capsys.readouterr().err
 
 
+def test_a_run_that_goes_on_is_compared_with_what_it_started_from_though_that_has_gone_on_since(
+    data, trained, tmp_path, capsys
+):
+    shutil.copytree(trained, tmp_path / "init")
+    grow = (*GROW[:2], "--init", str(tmp_path / "init"))
+    start(data, tmp_path / "run", *grow, "--steps", "2")
+    shutil.copytree(tmp_path / "init/checkpoints/step-2", tmp_path / "init/checkpoints/step-3")
+    capsys.readouterr()
+    start(data, tmp_path / "run", *grow, "--steps", "3")
+    assert "init/checkpoints/step-2,whichtherunstartedfrom" in "".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("scores", [[], [Score("a", ("text",), 0.5, 0.6)]])
 def test_a_loss_that_can_not_be_told_is_no_pass(scores):
     with pytest.raises(TrainingError, match="nothing of image could be compared"):
