@@ -89,9 +89,11 @@ SIZES = {
 }
 
 # What changes when no --data is given: small enough for two CPU cores. Pixels are predicted raw, since normalised
-# patches of small noisy pictures are mostly noise, and everything is cut in the middle.
+# patches of small noisy pictures are mostly noise, and everything is cut in the middle. A quarter is hidden: an object
+# covers few patches, and with half of them gone modalities find each other later.
 DEMO = {
     "size": "tiny",
+    "budget.ratio": 0.25,
     "modalities.image.size": (48, 48),
     "modalities.image.patch": 8,
     "modalities.image.crop": "centre",

@@ -1,6 +1,6 @@
 """What one encoder learns across modalities, on held-out scenes of the sample world.
 
-    python scripts/crossmodal.py --out results/seed-0.json --seed 0 [--shuffled] [--train 1024] [--steps 300]
+    python scripts/crossmodal.py --out results/seed-0.json --seed 0 [--shuffled] [--train 2048] [--steps 500]
 
 trains `recipes/five.py` at the sizes of its demo and prints retrieval from every modality to every other, for
     trained      partners of the same scene
@@ -55,9 +55,9 @@ class Options:
     """JSON file to write."""
     seed: int = 0
     """Of weights, order and masks; the scenes are the same."""
-    train: int = 1024
+    train: int = 2048
     """Training scenes."""
-    steps: int = 300
+    steps: int = 500
     """Optimiser steps."""
     batch: int = 64
     """Samples a step."""

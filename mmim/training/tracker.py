@@ -103,7 +103,7 @@ class Tracker:
         self.stop()
         if not self.main or not unreadable:
             return
-        self.console.print(f"{len(unreadable)} files could not be read and were left out:")
+        self.console.print(f"{len(unreadable)} file{'s' if unreadable[1:] else ''} could not be read, left out:")
         for bad in unreadable[:SHOWN]:
             self.console.print(f"  {bad.id}: {bad.reason}", markup=False, highlight=False)
         if len(unreadable) > SHOWN:
