@@ -107,12 +107,12 @@ def _check(shape: tuple[int, ...], dtype: np.dtype[Any], channels: int) -> None:
 def _text(path: Path) -> Num[np.ndarray, "steps c"]:
     if path.stat().st_size > LARGEST:
         raise ReadError(f"text of more than {LARGEST >> 20} MiB: save it as .npy")
-    text = path.read_bytes().decode("utf-8-sig")
+    text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     if "\0" in text:
         raise ReadError("neither text nor an array of NumPy's")
     lines = [(at, line) for at, line in enumerate(text.split("\n"), 1) if line.strip() and not line.startswith("#")]
     delimiter = next((mark for mark in DELIMITERS if lines and mark in lines[0][1]), None)
-    rows = [(at, [cell.strip(' \t\r"') for cell in line.rstrip("\r").split(delimiter)]) for at, line in lines]
+    rows = [(at, [cell.strip(' \t"') for cell in line.split(delimiter)]) for at, line in lines]
     if rows and not all(map(_is_number, rows[0][1])):
         rows = rows[1:]  # the header
     if not rows:
@@ -128,7 +128,8 @@ def _numbers(at: int, cells: Sequence[str]) -> list[float]:
         return [float(cell or "nan") for cell in cells]
     except ValueError:
         wrong = next(cell for cell in cells if not _is_number(cell))
-        raise ReadError(f"line {at}: {wrong[:20]!r} is no number") from None
+        hint = ", but for its decimal comma: write a point" if _is_number(wrong.replace(",", ".", 1)) else ""
+        raise ReadError(f"line {at}: {wrong[:20]!r} is no number{hint}") from None
 
 
 def _is_number(cell: str) -> bool:

@@ -133,6 +133,7 @@ TEXTS = {
     "commas and a header": "time,x\n0,1.5\n1,-2\n",
     "tabs": "0\t1.5\n1\t-2\n",
     "semicolons, and carriage returns": "0;1.5\r\n1;-2\r\n",
+    "carriage returns alone": "time,x\r0,1.5\r1,-2\r",
     "spaces, comments and blank lines": "# of a device\n\n0   1.5\n\n  1 -2\n",
     "a byte order mark and quotes": '\ufeff"time","x"\n"0","1.5"\n1,-2',
 }
@@ -165,7 +166,10 @@ BROKEN = {
     "blank": (b"\n\n", "no rows of numbers"),
     "a header alone": (b"x,y\n", "no rows of numbers"),
     "words": (b"x,y\n1,2\n3,left\n", "line 3: 'left' is no number"),
-    "a decimal comma": (b"1,5;2,5\n3,5;4,5\n1,0;2,0\n", "line 2: '3,5' is no number"),
+    "a decimal comma": (
+        b"1,5;2,5\n3,5;4,5\n1,0;2,0\n",
+        "line 2: '3,5' is no number, but for its decimal comma: write a point",
+    ),
     "a short row": (b"1,2\n3\n", "line 2 has another number of columns"),
     "three columns": (b"1,2,3\n", "3 columns; 2 are read"),
     "one column": (b"1\n2\n", "1 column; 2 are read"),
