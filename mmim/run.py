@@ -138,7 +138,7 @@ def _announce(plan: Plan, accelerator: Accelerator, console: Console) -> None:
     job, layout = plan.job, plan.job.layout
     spread = f"{layout.processes} x {layout.micro} x {layout.accumulation}"
     console.print(
-        f"{job.recipe.name}: {len(job.samples)} samples, {job.steps} steps of {layout.batch} "
+        f"{job.recipe.name}: {len(job.samples)} samples, {job.steps} steps of {layout.batch} samples "
         f"(processes x micro-batch x accumulation: {spread}), {accelerator.device.type}, {job.recipe.precision}, "
         f"into {job.folder}",
         highlight=False,
