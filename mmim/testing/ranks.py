@@ -7,9 +7,11 @@ depends on the process (the order of a set, an id, a clock) trains several model
 import atexit
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -79,20 +81,24 @@ def _other_process() -> "subprocess.Popen[bytes]":
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", ENTRY]
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
     atexit.register(_end, process)
     return process
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.kill()
+    """Kill it and the fork that answers, which has the pipe as well."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
 def _ask(process: "subprocess.Popen[bytes]", job: Any) -> Any:
     assert process.stdin is not None
     assert process.stdout is not None
-    watch = Timer(PATIENCE, process.kill)
+    watch = Timer(PATIENCE, os.killpg, (process.pid, signal.SIGKILL))
     watch.start()
     try:
         _write(process.stdin, job)

@@ -1,12 +1,13 @@
 """What another process says of a modality, and what becomes of it where that one fails."""
 
 import os
+import time
 from dataclasses import dataclass, field
 
 import pytest
 import torch
 
-from mmim.testing import CheckFailure, depicted, run
+from mmim.testing import CheckFailure, depicted, ranks, run
 from mmim.testing.ranks import elsewhere, rank_of
 from mmim.testing.training import two_ranks_agree
 from tests.mmim.testing.test_checks import Sound
@@ -22,6 +23,8 @@ class Homesick(Sound):
     def embedder(self, width):
         if os.getpid() != self.home and self.how == "raises":
             raise RuntimeError("not here")
+        if os.getpid() != self.home and self.how == "hangs":
+            time.sleep(3600)
         if os.getpid() != self.home:
             print("this goes elsewhere", flush=True)
             os._exit(3)
@@ -46,6 +49,15 @@ def test_a_process_that_fails_is_told_and_the_next_question_is_answered(how, cam
         run(two_ranks_agree, Homesick(how=how), files)
     assert caught.value.expected == "another process to make what this one makes"
     assert caught.value.came == came
+    run(two_ranks_agree, Sound(), files)
+
+
+def test_a_process_that_hangs_is_given_up_and_another_one_is_asked_next(files, monkeypatch):
+    run(two_ranks_agree, Sound(), files)
+    with monkeypatch.context() as patch:
+        patch.setattr(ranks, "PATIENCE", 1)
+        with pytest.raises(CheckFailure, match="no answer within 1 s"):
+            run(two_ranks_agree, Homesick(how="hangs"), files)
     run(two_ranks_agree, Sound(), files)
 
 
