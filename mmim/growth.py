@@ -164,9 +164,10 @@ def _way(how: Comparison) -> dict[str, object]:
 
 
 def made_so(folder: Path, how: Comparison) -> bool:
-    """Whether an earlier `compare` was made in this way."""
+    """Whether an earlier `compare` was made in this way, and by a version that says what its scores are of."""
     file = folder / "growth.json"
-    return file.is_file() and json.loads(file.read_text()).get("how") == _way(how)
+    made = json.loads(file.read_text()) if file.is_file() else {}
+    return made.get("how") == _way(how) and all("of" in score for score in made["scores"])
 
 
 def scores_in(folder: Path) -> list[Score]:

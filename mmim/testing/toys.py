@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmim.draw import Draw
 from mmim.errors import ReadError
-from mmim.layers.patches import PatchEmbed, cut, from_patches
+from mmim.layers.patches import cut, from_patches
 from mmim.layers.positions import FlatSinusoid
 from mmim.masking.random import RandomMasking
 from mmim.modality import MaskingPolicy, Modality, Source, Target, Vocabulary
@@ -83,9 +83,6 @@ class Patches(Toy):
     def untokenize(self, values: Tensor, tokens: Tokens) -> Tensor:
         return from_patches(values, tokens.grid)
 
-    def embedder(self, width: int) -> nn.Module:
-        return PatchEmbed(self.piece, width)
-
     def position(self, width: int) -> nn.Module:
         return FlatSinusoid(width)
 
@@ -113,9 +110,6 @@ class Groups(Toy):
 
     def untokenize(self, values: Tensor, tokens: Tokens) -> Tensor:
         return values + tokens.coords[:, :, None]
-
-    def embedder(self, width: int) -> nn.Module:
-        return Modality.embedder(self, width)
 
     def position(self, width: int) -> nn.Module:
         return CentreCode(width)

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,9 +14,10 @@ import yaml
 from rich.console import Console
 
 from mmim import run
-from mmim.errors import TrainingError
-from mmim.growth import Score, scores_in, verdict
+from mmim.errors import OptionError, TrainingError
+from mmim.growth import Comparison, Score, scores_in, verdict
 from mmim.parts import register
+from mmim.plan import compared_on
 from tests.mmim.test_using import Stranger
 from tests.toy import TOY
 
@@ -126,6 +127,13 @@ def test_a_comparison_needs_a_model_to_compare_with(data, tmp_path, capsys):
     assert "--compare without --init" in line
 
 
+@pytest.mark.parametrize("how", [{"labels": ("shape",)}, {"split": "fold=3"}, {"samples": 64}])
+def test_the_demo_is_compared_on_its_own_samples(how, trained, tmp_path):
+    recipe = replace(TOY, init=trained, compare=Comparison(**how))
+    with pytest.raises(OptionError, match="are for your own --data: the demo has its own"):
+        compared_on(recipe, [], tmp_path, Console())
+
+
 def test_nothing_can_be_lost_of_one_modality_without_labels(data, trained, tmp_path, capsys):
     options = ("--use", "toy,second", "--steps", "3", "--init", str(trained), "--compare.most-lost", "3")
     assert "--compare.most-lost with toy alone needs --compare.labels" in refused(
@@ -167,6 +175,17 @@ def test_a_finished_run_that_is_to_be_compared_otherwise_is_compared_again(data,
     assert "This run is finished" not in capsys.readouterr().out
     start(data, tmp_path / "run", *options, "--compare.labels", "sign")
     assert "This run is finished" in capsys.readouterr().out
+
+
+def test_a_comparison_of_an_earlier_version_is_made_anew(data, trained, tmp_path, capsys):
+    options = (*GROW, "--init", str(trained), "--freeze", "trunk")
+    start(data, tmp_path / "run", *options)
+    file = tmp_path / "run/report/growth.json"
+    made = json.loads(file.read_text())
+    file.write_text(json.dumps(made).replace('"of"', '"unknown"'))
+    start(data, tmp_path / "run", *options)
+    assert "This run is finished" not in capsys.readouterr().out
+    assert json.loads(file.read_text()) == made
 
 
 def test_a_run_goes_on_without_the_model_that_it_started_from(data, trained, tmp_path, capsys):
