@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from difflib import SequenceMatcher
 from typing import TypeVar
@@ -26,7 +27,11 @@ def one_line(parse: Callable[[], T], help_command: str) -> T:
     except SystemExit as stop:
         if stop.code not in (0, None):
             raise OptionError(f"{_first_paragraph(said.getvalue())} `{help_command}` lists the options.") from None
-    return parse()  # --help, once more in the terminal's own width
+    try:
+        return parse()  # --help, once more in the terminal's own width
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 import contextlib
 import io
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -84,3 +86,11 @@ def test_what_tyro_understands_comes_back():
 def test_help_exits_as_it_does():
     with pytest.raises(SystemExit, match="0"):
         one_line(lambda: ask(Options, "--help"), "clip --help")
+
+
+def test_help_whose_reader_has_read_enough_ends_without_a_word():
+    code = "from mmim.cli.main import main; main(['check', '--help'])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (0, b"")
